@@ -1,7 +1,7 @@
 """The exceptions that gatewise raises.
 
-All derive from `GatewiseError`, so one `except` catches them. The command line prints them in one line and exits with
-code 2 (1 for `TrainingError`); any other exception is a bug and prints its traceback.
+All but `Interrupted` derive from `GatewiseError`, so one `except` catches them. The command line prints them in one
+line and exits with code 2 (1 for `TrainingError`); any other exception is a bug and prints its traceback.
 """
 
 _MAX_LENGTH = 2500
@@ -45,3 +45,17 @@ class TrainingError(GatewiseError, RuntimeError):
 
 class UnsavedError(TrainingError):
     """Training cannot continue because its files cannot be written; the message has the last valid checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised after a signal has stopped a training; the message says after which step, and how to resume.
+
+    Args:
+        stopped: what was stopped, and where its state was saved.
+        signal: number of the signal.
+        remedy: how to resume.
+    """
+
+    def __init__(self, stopped: str, signal: int, remedy: str = "continue with the same command and --resume") -> None:
+        super().__init__(f"{stopped}; {remedy}")
+        self.stopped, self.signal = stopped, signal

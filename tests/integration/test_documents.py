@@ -206,7 +206,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in pages() if commands(p)])
 def test_commands_of_page_parse(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["gatewise.cli.app"], "import_network", lambda _: None)  # modules of the reader
+    monkeypatch.setattr("gatewise.models.import_network", lambda _: None)  # modules of the reader
     for command in commands(page):
         refuse_wrong_command(command)
 

@@ -1,4 +1,4 @@
-"""`import gatewise` is light, its public names exist, and the command line names missing packages."""
+"""`import gatewise` loads nothing, its public names exist, and the command line names missing packages."""
 
 import ast
 import inspect
@@ -41,6 +41,7 @@ FRESH = """
 import importlib, json, pkgutil, sys
 import gatewise as gw
 
+gw.insert_gates, gw.GaterNet, gw.load_weights, gw.load_model  # names are imported on first use
 found = {"loaded": sorted({name.partition(".")[0] for name in sys.modules})}
 found["files"] = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "gatewise"]
 found["statistics"] = [gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__]
@@ -80,6 +81,17 @@ def test_import_needs_only_the_core_dependencies(fresh: dict[str, list[str]]) ->
                 imported.add(node.module.partition(".")[0])
     assert "torch" in imported
     assert imported - sys.stdlib_module_names - {"gatewise"} <= declared
+
+
+def test_import_alone_loads_no_torch() -> None:
+    """In a process of its own: those of `python` are forks of one that has torch."""
+    code = """
+import sys, gatewise
+from gatewise import errors
+print({"torch", "numpy"} & set(sys.modules), gatewise.inference.InferenceNet.__name__, "torch" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set() InferenceNet True\n"
 
 
 def test_import_loads_no_heavy_packages(fresh: dict[str, list[str]]) -> None:

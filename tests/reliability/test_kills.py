@@ -97,7 +97,7 @@ def test_signal_outside_training_is_one_line_saying_how_to_resume(
     def signalled(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr("gatewise.cli.training.train_recipe", signalled)
+    monkeypatch.setattr("gatewise.training.train", signalled)
     own = {
         signal.SIGINT: signal.default_int_handler,  # a job in the background ignores it
         signal.SIGTERM: lambda *_: pytest.fail("SIGTERM was not taken"),

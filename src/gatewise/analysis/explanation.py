@@ -98,6 +98,8 @@ def explain_runs(
     found: list[Findings] = []
     for run in opened:
         progress.say(f"analysing {run.name}")
+        if run.dataset is None:
+            progress.say(f"warning: {run.name} without images; the page omits what needs them. {run.missing}")
         found.append(find(run, keep=min(2000, _PATTERNS // max(1, gaters))))
     sections = [*overview(opened), *beside_each_other(found)]
     for each in found:

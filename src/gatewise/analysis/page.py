@@ -14,12 +14,23 @@ from gatewise.core import _validation
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a table, text, and figures, in this order."""
+    """A heading, a table, text, a command, links, and figures, shown in this order.
+
+    Attributes:
+        title: the heading.
+        text: a paragraph.
+        table: a table that can be sorted.
+        drawings: the figures.
+        command: the command line that made what the links lead to.
+        links: addresses, relative to the page, by their titles.
+    """
 
     title: str
     text: str = ""
     table: Table | None = None
     drawings: Sequence[Drawing] = ()
+    command: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, name: str, slug: str) -> Self:
         """Return the section titled "name: title", with `slug` appended to the names of its figures."""

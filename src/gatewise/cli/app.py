@@ -1,4 +1,7 @@
-"""Shared parts of the command line: the application, exit codes, error output, argument types and tables."""
+"""Shared parts of the command line: the application, exit codes, error output, argument types and tables.
+
+No module of the command line imports torch: its commands import what they call, so help and mistakes take no time.
+"""
 
 import contextlib
 import os
@@ -7,7 +10,7 @@ import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
@@ -15,9 +18,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from gatewise import errors
-from gatewise.analysis.table import Table
-from gatewise.models import import_network
-from gatewise.training import Interrupted
+
+if TYPE_CHECKING:
+    from gatewise.analysis.table import Table
 
 app = cyclopts.App(
     name="gatewise",
@@ -40,6 +43,8 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 def _import_network(kind: Any, tokens: Sequence[cyclopts.Token]) -> str:  # noqa: ARG001
     """Import the function of a network that was typed; cyclopts would show an error of ours as its own."""
+    from gatewise.models import import_network
+
     import_network(tokens[0].value)
     return tokens[0].value
 
@@ -47,15 +52,35 @@ def _import_network(kind: Any, tokens: Sequence[cyclopts.Token]) -> str:  # noqa
 OwnNetwork = Annotated[str | None, Parameter(name="--model", converter=_import_network)]
 
 
+_FIRST_STEPS = """\
+gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
+
+First steps
+  gatewise demo                                  the whole story on handwritten digits, in two minutes
+  gatewise check --data FOLDER                   what is in a folder of your images; nothing is trained
+  gatewise compare --data FOLDER --out results   train gates and plain networks, and judge them
+
+Then, with one of the runs, such as results/runs/gct/seed_0
+  gatewise explain RUN --out page.html           what its gates have learned
+  gatewise predict RUN photo.jpg                 the class of an image
+  gatewise export RUN --out net.onnx             one file for another runtime
+
+All commands: gatewise --help. Flags and an example: gatewise COMMAND --help. Gates: gatewise gates.
+Tab completion: gatewise completion --help.
+"""
+
+
 def literal(text: str) -> str:
     """Return text for a help page, which is Markdown: asterisks of file patterns would begin emphasis."""
     return text.replace("*", r"\*")
 
 
-def print_table(table: Table) -> None:
-    """Print a table at the width of the terminal, or each row in one line if standard output is not a terminal."""
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
-    rich_table = RichTable(*table.columns)
+def print_table(table: "Table") -> None:
+    """Print a table at the width of the terminal or $COLUMNS, or else, in a pipe, each row in one line."""
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000)
+    rich_table = RichTable()
+    for column in table.columns:
+        rich_table.add_column(column, overflow="fold")  # so that names are not cut off
     for row in table.rows:
         rich_table.add_row(*(cell.text for cell in row))
     console.print(rich_table)
@@ -102,6 +127,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
+        if not (sys.argv[1:] if arguments is None else arguments):
+            print(_FIRST_STEPS, end="")
+            return 0
         app(arguments, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()  # report a failed write here, not at interpreter exit
     except cyclopts.MissingArgumentError as error:
@@ -121,7 +149,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _print_error(error, 2)
         _discard_standard_output()  # an error without the name of a file is one of standard output
         return _print_error(f"cannot write to standard output: {error.strerror}. All output files are complete.", 2)
-    except Interrupted as error:
+    except errors.Interrupted as error:
         return _print_error(error, 128 + error.signal)
     except KeyboardInterrupt as error:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)

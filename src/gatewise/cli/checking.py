@@ -6,14 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise.analysis.overview import overview
 from gatewise.cli.app import Json, app
-from gatewise.cli.training import recipe_flags, with_flags
-from gatewise.core.files import write_atomically, write_json
-from gatewise.data.inventory import take_inventory
-from gatewise.training.options import DataOptions, TaskOptions
+from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
-CheckFlags: Any = recipe_flags("CheckFlags", DataOptions, TaskOptions)
+CheckFlags: Any = recipe_flags("CheckFlags", "data", "task")
 
 
 @app.command
@@ -36,6 +32,10 @@ def check(
     json_output
         Print the facts as JSON.
     """
+    from gatewise.analysis.overview import overview
+    from gatewise.core.files import write_atomically, write_json
+    from gatewise.data.inventory import take_inventory
+
     recipe = with_flags(None, flags)
     found = take_inventory(recipe.source)
     if out is not None:

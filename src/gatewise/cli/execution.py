@@ -2,21 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.analysis.benchmark import bench_run
-from gatewise.analysis.benchmark import table as bench_table
-from gatewise.analysis.table import Cell, Table
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal, print_table
-from gatewise.exporting import export_run
-from gatewise.exporting.formats.registry import describe_formats
-from gatewise.exporting.run_compaction import compact_run
-from gatewise.exporting.runtime_bench import FILE, bench_runtimes
-from gatewise.inference import Compaction
-from gatewise.training import Progress, score_named
+from gatewise.cli.recipe_flags import description
+
+if TYPE_CHECKING:
+    from gatewise.analysis.table import Table
 
 
 @app.command
@@ -49,6 +44,10 @@ def compact(
     json_output
         Print the new run's metrics as JSON.
     """
+    from gatewise.exporting.run_compaction import compact_run
+    from gatewise.inference import Compaction
+    from gatewise.training import Progress, score_named
+
     metrics = compact_run(run, out, images=images, data=data, progress=Progress())
     if json_output:
         print(json.dumps(metrics, indent=2))
@@ -59,6 +58,8 @@ def compact(
     print(f"{macs[0]} MACs executed per image -> {macs[1]}, those of open filters and of the gater")
     before, after = metrics[f"{score.name}_before"], metrics[score.name]
     print(f"{score.title} {score.text(before)} -> {score.text(after)}; run: {out}")
+    if "open_fraction" not in metrics:
+        print("no gate is left to decide: the new network is a plain one, without a gater")
 
 
 @app.command
@@ -85,7 +86,7 @@ def bench(
 
     Example: gatewise bench runs/gater --batch-sizes 1,8
 
-    Example: gatewise bench runs/gater --runtimes onnxruntime,openvino --precisions float32,int8
+    Example: gatewise bench runs/gater --runtimes onnxruntime,openvino
 
     Parameters
     ----------
@@ -115,6 +116,10 @@ def bench(
     json_output
         Print the contents of bench.json.
     """
+    from gatewise.analysis.benchmark import bench_run
+    from gatewise.analysis.benchmark import table as bench_table
+    from gatewise.training import Progress
+
     if runtimes is not None:
         _bench_runtimes(run, out, batch_sizes, rounds, threads, images, runtimes, precisions, plain, data, json_output)
         return
@@ -138,8 +143,10 @@ def bench(
     print(f"written: {', '.join(str(((out or run) / file).resolve()) for file in files)}")
 
 
-def runtimes_table(results: dict[str, Any]) -> Table:
+def runtimes_table(results: dict[str, Any]) -> "Table":
     """Return a table with a row per precision, form and runtime, and a column per batch size."""
+    from gatewise.analysis.table import Cell, Table
+
     batches = results["batches"]
     kinds = {
         (precision, form, runtime): None
@@ -172,6 +179,9 @@ def _bench_runtimes(
     data: str | None,
     json_output: bool,
 ) -> None:
+    from gatewise.exporting.runtime_bench import FILE, bench_runtimes
+    from gatewise.training import Progress, score_named
+
     results = bench_runtimes(
         run,
         out,
@@ -212,7 +222,7 @@ def export(
     /,
     *,
     out: Path,
-    to: Annotated[str, Parameter(help=literal(f"Format of the file: {describe_formats()}."))] = "onnx",
+    to: Annotated[str, Parameter(help=literal(f"Format of the file: {description()['formats']['written']}."))] = "onnx",
     form: str = "masked",
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
@@ -260,6 +270,9 @@ def export(
     json_output
         Print the results of the comparison as JSON.
     """
+    from gatewise.exporting import export_run
+    from gatewise.training import Progress, score_named
+
     results = export_run(
         run,
         out,

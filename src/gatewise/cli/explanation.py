@@ -1,14 +1,11 @@
 """The explain command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from gatewise.analysis.explanation import explain_runs
 from gatewise.cli.app import OwnNetwork, app
-from gatewise.training import Progress
-from gatewise.training.runs import Split
 
 
 @app.command
@@ -18,7 +15,7 @@ def explain(
     *,
     out: Path,
     data: str | None = None,
-    split: Split = "validation",
+    split: Literal["validation", "train"] = "validation",
     figures: Path | None = None,
     model: OwnNetwork = None,  # noqa: ARG001
 ) -> None:
@@ -41,5 +38,8 @@ def explain(
     model
         MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     """
+    from gatewise.analysis.explanation import explain_runs
+    from gatewise.training import Progress
+
     page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")

@@ -7,8 +7,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.cli.app import Json, app, print_answer, print_table
-from gatewise.comparison import judge as judge_results
-from gatewise.comparison import table as comparison_table
 
 
 @app.command
@@ -43,6 +41,9 @@ def judge(
     json_output
         Print the results as JSON.
     """
+    from gatewise.comparison import judge as judge_results
+    from gatewise.comparison import table as comparison_table
+
     results = judge_results(source, baseline=baseline, out=out, lower_is_better=lower_is_better, unit=unit)
     if json_output:
         print(json.dumps(results, indent=2))

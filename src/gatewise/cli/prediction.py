@@ -7,10 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal
-from gatewise.exporting.formats.registry import opened_suffixes
-from gatewise.exporting.prediction import Predictor
+from gatewise.cli.recipe_flags import description
 
-_SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({opened_suffixes()}).")
+_OPENED = description()["formats"]["opened"]
+_SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({_OPENED}).")
 
 
 @app.command
@@ -43,6 +43,8 @@ def predict(
     json_output
         Print one JSON object per image and line.
     """
+    from gatewise.exporting.prediction import Predictor
+
     predictor = Predictor.of(run)
     for prediction in predictor.predict(images, out, top_k=top_k):
         print(json.dumps(prediction) if json_output else predictor.describe(prediction), flush=True)

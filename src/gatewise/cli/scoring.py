@@ -6,11 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
-from gatewise.analysis.score_page import classes_table, score_run, scores_table
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
-from gatewise.training import Progress
-from gatewise.training.runs import Run
 
 _CONFUSED = 5  # pairs of classes that are printed
 
@@ -53,6 +49,10 @@ def evaluate(
     json_output
         Print the results as JSON.
     """
+    from gatewise.analysis.score_page import classes_table, score_run, scores_table
+    from gatewise.training import Progress
+    from gatewise.training.runs import Run
+
     if corruptions:
         _score_corruptions(run, json_output=json_output)
         return
@@ -73,6 +73,10 @@ def evaluate(
 
 
 def _score_corruptions(folder: Path, *, json_output: bool) -> None:
+    from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
+    from gatewise.training import Progress
+    from gatewise.training.runs import Run
+
     run = Run.open(folder)
     (found,) = score_corruptions([run], Progress(quiet=json_output))
     if json_output:

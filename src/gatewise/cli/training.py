@@ -5,62 +5,27 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_answer, print_table
-from gatewise.comparison import compare as compare_gates
-from gatewise.comparison import compare_command
-from gatewise.comparison import table as comparison_table
-from gatewise.core import _validation
-from gatewise.gaternet.budget import describe_open_fraction
-from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
-from gatewise.models import import_network
-from gatewise.training import Processes, Progress, Recipe, score_named
-from gatewise.training import train as train_recipe
-from gatewise.training.trackers import parse_trackers
+from gatewise.cli.app import Integer, Json, app, print_answer, print_table
+from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
-
-def recipe_flags(name: str, *sections: type, omitted: Sequence[str] = ()) -> type:
-    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given.
-
-    Args:
-        name: name of the class.
-        sections: sections of the recipe; none means all.
-        omitted: fields without a flag.
-    """
-    known = {field.name for section in sections or (Recipe,) for field in dataclasses.fields(section)}
-    fields: list[tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(Recipe):
-        if field.name in known and field.name not in omitted:
-            text = literal(f"{field.metadata['help']} [{field.default}]")
-            converter = parse_integer if field.type in {int, int | None} else None
-            parameter = Parameter(help=text, show_default=False, converter=converter)
-            kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]
-            fields.append((field.name, kind, dataclasses.field(default=None)))
-    # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
-    return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
+if TYPE_CHECKING:
+    from gatewise.training import Recipe
 
 
 TrainFlags: Any = recipe_flags("TrainFlags")
 CompareFlags: Any = recipe_flags("CompareFlags", omitted=("gate", "seed"))
 
 
-def with_flags(file: Path | None, flags: Any) -> Recipe:
-    """Return the recipe in `file`, or the default recipe, with the given flags applied."""
-    base = Recipe.load(file) if file else Recipe()
-    given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
-    if "model" in given:
-        import_network(given["model"])
-    return dataclasses.replace(base, **given)
-
-
-def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
+def _with_gater(recipe: "Recipe", **options: Any) -> "Recipe":
     """Return the recipe with these options of its gater, which is added if there is none; None leaves an option."""
+    from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates
+
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return recipe
@@ -73,6 +38,8 @@ def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
 def _workers(given: int | None) -> int:
     if given is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from gatewise.core import _validation
+
     _validation.check_integer_at_least(0, workers=given)
     return given
 
@@ -94,7 +61,7 @@ def train(
 ) -> None:
     """Train one network, with or without gates, and write a run folder.
 
-    Example: gatewise train --data digits --model resnet20 --gate gct --epochs 20 --seed 0 --out runs/gct
+    Example: gatewise train --data digits --gate gct --epochs 20 --out runs/gct
 
     Parameters
     ----------
@@ -122,6 +89,10 @@ def train(
     json_output
         Print the metrics as JSON.
     """
+    from gatewise.training import Processes, Progress, score_named
+    from gatewise.training import train as train_recipe
+    from gatewise.training.trackers import parse_trackers
+
     chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget, routes=routes)
     metrics = train_recipe(
         chosen, out, resume=resume, workers=_workers(workers), progress=Progress(), track=parse_trackers(track)
@@ -131,9 +102,10 @@ def train(
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
-        score = score_named(metrics["score"])
+        score, epochs = score_named(metrics["score"]), metrics["epochs"]
         print(
-            f"{score.title} {score.text(metrics[score.name])} after {metrics['epochs']} epochs, {_work_done(metrics)}"
+            f"{score.title} {score.text(metrics[score.name])} after {epochs} {'epoch' if epochs == 1 else 'epochs'}, "
+            f"{_work_done(metrics)}"
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
 
@@ -142,6 +114,8 @@ def _work_done(metrics: dict[str, Any]) -> str:
     """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
+    from gatewise.gaternet.budget import describe_open_fraction
+
     open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
     dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
     shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
@@ -171,7 +145,7 @@ def compare(
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
 
-    Example: gatewise compare --data digits --model resnet20 --gates none,se,gct --seeds 3 --epochs 20 --out comparison
+    Example: gatewise compare --data digits --gates none,se,gct --out comparison
 
     Run the same command again to continue an interrupted comparison.
 
@@ -221,6 +195,12 @@ def compare(
     json_output
         Print the results as JSON.
     """
+    from gatewise.comparison import compare as compare_gates
+    from gatewise.comparison import compare_command
+    from gatewise.gates.spec import parse_gates_list
+    from gatewise.training import Processes, Progress
+    from gatewise.training.trackers import parse_trackers
+
     if command is not None or score_from is not None:
         _check_command_flags(command, score_from, recipe, flags, rivals=rivals)
         assert command is not None
@@ -281,6 +261,8 @@ def _check_command_flags(
 
 def _print_comparison(results: dict[str, Any], out: Path, *, json_output: bool) -> None:
     """Print the answer and the table of a comparison; raise if some of its trainings have failed."""
+    from gatewise.comparison import table as comparison_table
+
     if json_output:
         print(json.dumps(results, indent=2))
     else:

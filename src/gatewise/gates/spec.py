@@ -92,7 +92,7 @@ def parse_choice(what: str, text: str) -> tuple[str, dict[str, Any]]:
     return name, _parse_options(options, text)
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a value for `parse_value`."""
     if value is None or isinstance(value, bool):
         return next(word for word, meaning in _WORDS.items() if meaning is value)
@@ -101,7 +101,7 @@ def _format_value(value: Any) -> str:
 
 def format_choice(name: str, options: Mapping[str, Any]) -> str:
     """Format a name and its options for `parse_choice`."""
-    items = [f"{key}={_format_value(value)}".replace("e+", "e") for key, value in options.items()]
+    items = [f"{key}={format_value(value)}".replace("e+", "e") for key, value in options.items()]
     return f"{name}:{','.join(items)}" if items else name
 
 

@@ -18,7 +18,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
 from gatewise.core.reasons import as_data_error
-from gatewise.core.run_files import CONFIG, METRICS, WEIGHTS
+from gatewise.core.run_files import CONFIG, METRICS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
@@ -59,10 +59,19 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def _without_config(folder: Path) -> str:
+    """Return what a folder without `config.json` is, and what to do."""
+    if (folder / RESULTS).exists():
+        return f"{folder} holds a comparison; give one of its runs, for example {folder}/runs/*/seed_0."
+    if (folder / RECIPE).exists():
+        return f"{folder} has no {CONFIG}: the run has not finished. Resume it with gatewise train --resume."
+    return f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path."
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read and validate `config.json`; raise `DataError` if it is missing, damaged or of a newer format."""
     if not (folder / CONFIG).exists():
-        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
+        raise errors.DataError(_without_config(folder))
     config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
     checked_details(folder / CONFIG, config)
     return config

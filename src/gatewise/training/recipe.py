@@ -207,7 +207,8 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         ]
         if differing:
             raise errors.InvalidValueError(
-                f"{folder} contains a run of another recipe: {'; '.join(differing)}. Choose another --out."
+                f"{folder} contains a run of another recipe: {'; '.join(differing)}. Choose another --out; to train a "
+                f"finished run longer, add --init {folder}."
             )
 
 

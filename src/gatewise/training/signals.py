@@ -6,21 +6,9 @@ import time
 from types import FrameType
 from typing import Any, Self
 
+from gatewise.errors import Interrupted as Interrupted
+
 _ECHO_S = 5.0
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised after a signal has stopped a training; the message says after which step, and how to resume.
-
-    Args:
-        stopped: what was stopped, and where its state was saved.
-        signal: number of the signal.
-        remedy: how to resume.
-    """
-
-    def __init__(self, stopped: str, signal: int, remedy: str = "continue with the same command and --resume") -> None:
-        super().__init__(f"{stopped}; {remedy}")
-        self.stopped, self.signal = stopped, signal
 
 
 class Interruption:

@@ -418,8 +418,8 @@ CHANGES = {
         },
         "environment": {
             "threads not part of the machine's key": replace(
-                "f'{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores'",
-                "f'{_cpu_name()}, some threads of {os.cpu_count()} cores'",
+                "threads, cores = torch.get_num_threads(), os.cpu_count()",
+                "threads, cores = 'some', os.cpu_count()",
             ),
         },
     },
@@ -534,7 +534,7 @@ CHANGES = {
         "parse_value": {
             "fractions are read as text": remove("if (fraction := _FRACTION.fullmatch(text)):\n    ..."),
         },
-        "_format_value": {
+        "format_value": {
             "true is written as True": replace("value is None or isinstance(value, bool)", "value is None"),
         },
         "format_choice": {

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from gatewise.graph import place_kind, place_names
 from gatewise.graph.measure import environment
 from gatewise.training import Recipe
 
+CALLED = {"train": "gatewise.training.train", "compare": "gatewise.comparison.compare"}  # by the commands
 QUICK = ["--epochs", "1", "--batch-size", "32", "--precision", "fp32"]
 
 
@@ -96,7 +98,10 @@ def test_process_reports_failed_training_in_one_line_with_code_1(tmp_path: Path)
 # Help
 
 
-@pytest.mark.parametrize("name", ["gates", "train", "compare", "check"])
+COMMANDS = sorted(name for name in cli.app if not name.startswith("-"))
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"completion"}))
 def test_help_of_every_command_has_valid_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run([name, "--help"]) == 0
     text, complaints = printed(capsys)
@@ -105,6 +110,7 @@ def test_help_of_every_command_has_valid_example(capsys: pytest.CaptureFixture[s
     assert example[0] == name
     called, _, _ = cli.app.parse_args(example, print_error=False, exit_on_error=False)
     assert called.__name__ == name
+    assert f"Example: gatewise {' '.join(example)}" in text  # in one line, to be copied
 
 
 def test_help_of_flag_is_text_of_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +121,61 @@ def test_help_of_flag_is_text_of_recipe(capsys: pytest.CaptureFixture[str]) -> N
     assert [text for text in documented if "".join(text.split()) not in shown] == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], []])
-def test_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    assert run(arguments) == 0
+def test_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
     text, _ = printed(capsys)
-    assert all(f"│ {name} " in text for name in ("gates", "train", "compare"))
+    assert all(f"│ {name} " in text for name in COMMANDS)
+
+
+def test_without_arguments_first_steps_are_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    text, _ = printed(capsys)
+    steps = [re.split(r"  +", line.strip())[0].split()[1:] for line in text.splitlines() if line.startswith("  ")]
+    assert [step[0] for step in steps] == ["demo", "check", "compare", "explain", "predict", "export"]
+    for step in steps:
+        cli.app.parse_args([word.strip(",") for word in step], print_error=False, exit_on_error=False)
+
+
+QUICKLY = [[], ["--help"], ["--version"], ["trian"], ["train", "--epoch", "3"], ["train", "--epochs", "1.5"]]
+QUICKLY += [[name, "--help"] for name in COMMANDS] + [["completion", shell] for shell in ("bash", "zsh", "fish")]
+
+
+def test_help_and_typing_mistakes_do_not_import_torch() -> None:
+    code = f"""
+import sys
+from gatewise.cli import run
+codes = [run(arguments) for arguments in {QUICKLY}]
+print("\\n", codes.count(0), codes.count(2), {{"torch", "numpy"}} & set(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == f" {len(QUICKLY) - 3} 3 set()", result.stderr
+
+
+def test_stored_description_is_that_of_the_code() -> None:
+    stored = json.loads(Path(cli.recipe_flags.__file__).with_name("description.json").read_text())
+    assert stored == json.loads(json.dumps(cli.recipe_flags.describe())), "run make docs"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_registers_a_function_of_its_script(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    assert run(["completion", shell]) == 0
+    script, _ = printed(capsys)
+    (function,) = re.findall(r"^(?:complete -F|compdef) (\w+) gatewise$", script, flags=re.MULTILINE)
+    assert f"\n{function}() {{" in script
+    assert all(name in script for name in COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("gatewise com", {"compact", "compare", "completion"}), ("gatewise train --ep", {"--epochs"})],
+)
+def test_bash_completes(capsys: pytest.CaptureFixture[str], words: str, offered: set[str]) -> None:
+    assert run(["completion", "bash"]) == 0
+    asked = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _gatewise; echo "${{COMPREPLY[@]}}"'
+    script = f"{printed(capsys)[0]}\n{asked}\n"
+    result = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
+    assert set(result.stdout.split()) == offered
 
 
 @pytest.mark.parametrize(("name", "left_out"), [("train", set()), ("compare", {"gate", "seed"})])
@@ -153,6 +209,8 @@ def test_gates_json_matches_registry(capsys: pytest.CaptureFixture[str]) -> None
         facts = gw.gate_spec(row["name"])
         expected = (facts.title, facts.place, list(facts.options), facts.paper)
         assert (row["title"], row["place"], row["options"], row["paper"]) == expected
+        assert row["defaults"] == {name: option.default for name, option in facts.options.items()}
+        assert row["identity_at_init"] == gw.make_gate(row["name"], 8).identity_at_init
 
 
 def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +229,40 @@ def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> Non
         assert row[2:5] == [facts.title, facts.place, identity]
 
 
+@pytest.mark.parametrize("name", [*gw.gate_names(), "gaternet"])
+def test_options_of_one_gate_have_default_and_meaning(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert run(["gates", name]) == 0
+    text, _ = printed(capsys)
+    rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert text.startswith(f"{name}: ")
+    assert all(meaning for _, _, _, meaning, _ in rows)
+    given = ",".join(f"{option}={default}" for _, option, default, _, _ in rows)
+    if name != "gaternet":
+        spec = gw.gate_spec(name)
+        assert f"place: {spec.place}, " in text
+        options = gw.GateChoice.parse(f"{name}:{given}").options
+        assert options == {option: parameter.default for option, parameter in spec.options.items()}
+
+
+def test_options_of_unknown_gate_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gates", "gtc"]) == 2
+    assert "Did you mean 'gct'?" in printed(capsys)[1]
+    assert run(["gates", "gct", "--json"]) == 0
+    assert [row["name"] for row in json.loads(printed(capsys)[0])] == ["gct"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_tables_of_narrow_terminals_cut_nothing_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert run(["gates"]) == run(["gates", "gct"]) == 0
+    text, _ = printed(capsys)
+    assert "…" not in text
+    assert all(f"│ {name} " in text for name in [*gw.gate_names(), *place_names(), "spatial_dims"])
+    assert max(len(line) for line in text.splitlines() if "│" in line) <= width
+
+
 def test_gates_markdown_has_section_per_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates", "--markdown"]) == 0
     heads = [line for line in printed(capsys)[0].splitlines() if line.startswith("## ")]
@@ -186,7 +278,7 @@ def test_training_prints_accuracy_and_run(here: Path, capsys: pytest.CaptureFixt
     assert run(["train", *QUICK, "--out", "run"]) == 0
     metrics = json.loads((here / "run/metrics.json").read_text())
     out, _ = printed(capsys)
-    assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epochs, ")
+    assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epoch, ")
     assert out.strip().endswith("run: run")
 
 
@@ -198,7 +290,7 @@ def recipe_of(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> Re
         asked.append(recipe)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.training, {"train": "train_recipe", "compare": "compare_gates"}[name], remember)
+    monkeypatch.setattr(CALLED[name], remember)
     assert run([name, "--out", "run", *arguments]) == 130
     return asked[0]
 
@@ -330,7 +422,7 @@ def test_default_workers_is_one_per_processor(
         asked.append(workers)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.training, {"train": "train_recipe", "compare": "compare_gates"}[command], remember)
+    monkeypatch.setattr(CALLED[command], remember)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert run([command, "--out", "run"]) == run([command, "--out", "run", "--workers", "5"]) == 130
     assert asked == [3, 5]
@@ -366,7 +458,7 @@ def test_compare_takes_gates_and_seeds_from_flags(here: Path, monkeypatch: pytes
         asked.append(([*map(str, gates[0])], seeds, out))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.training, "compare_gates", remember)
+    monkeypatch.setattr(CALLED["compare"], remember)
     run(["compare", "--gates", "gct+se@inner", "--seeds", "4", "--out", "there"])
     assert asked == [(["gct", "se@inner"], 4, Path("there"))]
 
@@ -476,7 +568,7 @@ def test_internal_error_is_not_reported_as_usage_error(here: Path, monkeypatch: 
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli.training, "train_recipe", broken)
+    monkeypatch.setattr(CALLED["train"], broken)
     with pytest.raises(ZeroDivisionError):
         run(["train", "--out", "run"])
 
@@ -499,5 +591,11 @@ def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
     assert "is not a run folder: it has no config.json" in capsys.readouterr().err
+    (tmp_path / "recipe.yaml").touch()
+    assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
+    assert "the run has not finished. Resume it" in capsys.readouterr().err
+    (tmp_path / "results.json").touch()
+    assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
+    assert "holds a comparison; give one of its runs" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err

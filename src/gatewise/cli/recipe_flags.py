@@ -1,0 +1,98 @@
+"""The flags of the recipe, from a stored description, so that help and typing mistakes need not import torch.
+
+`make docs` writes `description.json`, and a test compares it with the code. It lists the files that register tasks,
+data sources and export formats; in a package with other files the description is read from the code, which is slower.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+from cyclopts import Parameter
+
+from gatewise.cli.app import literal, parse_integer
+
+if TYPE_CHECKING:
+    from gatewise.training import Recipe
+
+_STORED = Path(__file__).with_name("description.json")
+_PACKAGE = Path(__file__).parent.parent
+_REGISTERING = ("data/sources", "exporting/formats", "training/tasks")
+_TYPES: dict[str, Any] = {"bool": bool, "float": float, "int": int, "str": str, "NoneType": NoneType}
+
+
+def _registering_files() -> list[str]:
+    """Return the files that register what help texts list."""
+    return sorted(
+        file.relative_to(_PACKAGE).as_posix() for name in _REGISTERING for file in (_PACKAGE / name).glob("*.py")
+    )
+
+
+def describe() -> dict[str, Any]:
+    """Return the description as the code has it: the fields of the recipe, and the formats of exported files."""
+    from gatewise.exporting.formats.registry import describe_formats, opened_suffixes
+    from gatewise.training import Recipe
+    from gatewise.training.options import Sections
+
+    sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Sections)}
+    owners = {field.name: name for name, section in sections.items() for field in dataclasses.fields(section)}
+    fields: list[dict[str, Any]] = [
+        {
+            "name": field.name,
+            "section": owners[field.name],
+            "types": [kind.__name__ for kind in cast(tuple[type, ...], get_args(field.type) or (field.type,))],
+            "default": field.default,
+            "help": field.metadata["help"],
+        }
+        for field in dataclasses.fields(Recipe)
+    ]
+    formats = {"written": describe_formats(), "opened": opened_suffixes()}
+    return {"files": _registering_files(), "recipe": fields, "formats": formats}
+
+
+@functools.cache
+def description() -> dict[str, Any]:
+    """Return the stored description, or that of the code if the package has other files."""
+    stored: dict[str, Any] = json.loads(_STORED.read_text(encoding="utf-8"))
+    return stored if stored["files"] == _registering_files() else describe()
+
+
+def recipe_flags(name: str, *sections: str, omitted: Sequence[str] = ()) -> type:
+    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given.
+
+    Args:
+        name: name of the class.
+        sections: names of sections of the recipe, such as data; none means all.
+        omitted: fields without a flag.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for field in description()["recipe"]:
+        if field["name"] not in omitted and (not sections or field["section"] in sections):
+            text = literal(f"{field['help']} [{field['default']}]")
+            converter = parse_integer if "int" in field["types"] else None
+            parameter = Parameter(help=text, show_default=False, converter=converter)
+            kind: Any = functools.reduce(operator.or_, [_TYPES[kind] for kind in field["types"]], None)
+            fields.append((field["name"], Annotated[kind, parameter], dataclasses.field(default=None)))
+    # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
+    return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
+
+
+def with_flags(file: Path | None, flags: Any) -> "Recipe":
+    """Return the recipe in `file`, or the default recipe, with the given flags applied."""
+    from gatewise.models import import_network
+    from gatewise.training import Recipe
+
+    base = Recipe.load(file) if file else Recipe()
+    given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
+    if "model" in given:
+        import_network(given["model"])
+    return dataclasses.replace(base, **given)
+
+
+if __name__ == "__main__":
+    _STORED.write_text(json.dumps(describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
