@@ -76,7 +76,7 @@ check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, gener
 
 docs: $(VENV)/.developed  ## write the generated pages, the flags of recipes and the picture of the layers; tests check whether they are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
-	$(BIN)/python -m gatewise.cli.recipe_flags
+	$(BIN)/python -c "from gatewise.cli import recipe_flags; recipe_flags.store()"
 	PYTHONPATH=.:tests $(BIN)/python tools/networks_page.py > docs/networks.md
 	PYTHONPATH=.:tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
 	$(BIN)/python tools/draw_layers.py

@@ -15,21 +15,8 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import load_model, save_model
 from gatewise.training.runs import open_runs
 
-TRAIN = [
-    "train",
-    "--data",
-    "digits",
-    "--model",
-    "test_resnet",
-    "--epochs",
-    "1",
-    "--precision",
-    "fp32",  # test_resnet in bf16 has gradients that are not finite on some processors
-    "--batch-size",
-    "256",
-    "--workers",
-    "0",
-]
+# In bf16 this network has gradients that are not finite on some processors.
+TRAIN = "train --data digits --model test_resnet --epochs 1 --precision fp32 --batch-size 256 --workers 0".split()
 
 
 @functools.cache

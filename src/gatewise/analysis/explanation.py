@@ -90,16 +90,25 @@ def explain_runs(
         InvalidValueError: as `open_runs`, or if the runs are evaluated with different metrics. No file is written.
         DataError: as `open_runs`, or if `out` is a folder or `figures_in` is a file. No file is written.
     """
+    _check_writable(Path(out), figures_in)
+    return explain_opened(open_runs(runs, data, split), out, figures_in=figures_in, progress=progress)
+
+
+def explain_opened(
+    opened: Sequence[Run],
+    out: str | Path,
+    *,
+    figures_in: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write one HTML page about runs that are open, and return its path; see `explain_runs`."""
     progress, out = progress or Progress(quiet=True), Path(out)
     _check_writable(out, figures_in)
-    opened = open_runs(runs, data, split)
     common_score(opened)
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
     found: list[Findings] = []
     for run in opened:
         progress.say(f"analysing {run.name}")
-        if run.dataset is None:
-            progress.say(f"warning: {run.name} without images; the page omits what needs them. {run.missing}")
         found.append(find(run, keep=min(2000, _PATTERNS // max(1, gaters))))
     sections = [*overview(opened), *beside_each_other(found)]
     for each in found:

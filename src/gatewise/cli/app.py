@@ -52,6 +52,11 @@ def _import_network(kind: Any, tokens: Sequence[cyclopts.Token]) -> str:  # noqa
 OwnNetwork = Annotated[str | None, Parameter(name="--model", converter=_import_network)]
 
 
+_HINTS = {  # by command and by an option that other programs, or other commands, have
+    ("compare", "--resume"): "An interrupted comparison goes on when the same command is given again.",
+    ("compare", "--learning-rate"): "Did you mean --lr?",
+    ("train", "--learning-rate"): "Did you mean --lr?",
+}
 _FIRST_STEPS = """\
 gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
 
@@ -135,6 +140,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except cyclopts.MissingArgumentError as error:
         given = error.argument is not None and bool(error.argument.tokens or error.keyword)
         return _print_error(error if given or error.argument is None else f"{error.argument.name} is missing.", 2)
+    except cyclopts.UnknownOptionError as error:
+        hint = _HINTS.get(((error.command_chain or ("",))[-1], error.token.keyword or ""))
+        return _print_error(error if hint is None else f"Unknown option: {error.token.keyword}. {hint}", 2)
     except cyclopts.CycloptsError as error:
         return _print_error(error, 2)
     except BrokenPipeError:  # the reader closed the pipe, as head does

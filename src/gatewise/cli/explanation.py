@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from gatewise import errors
 from gatewise.cli.app import OwnNetwork, app
 
 
@@ -38,8 +39,13 @@ def explain(
     model
         MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     """
-    from gatewise.analysis.explanation import explain_runs
+    from gatewise.analysis.explanation import explain_opened
     from gatewise.training import Progress
+    from gatewise.training.runs import open_runs
 
-    page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
+    opened = open_runs(runs, data, split)
+    page = explain_opened(opened, out, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")
+    if missing := dict.fromkeys(run.missing for run in opened if run.missing):
+        what = "the page has no images, and omits what needs them"
+        raise errors.DataError(f"{what}. {' '.join(missing)} Give them with --data.")

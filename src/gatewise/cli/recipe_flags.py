@@ -94,5 +94,6 @@ def with_flags(file: Path | None, flags: Any) -> "Recipe":
     return dataclasses.replace(base, **given)
 
 
-if __name__ == "__main__":
+def store() -> None:
+    """Write the description as the code has it."""
     _STORED.write_text(json.dumps(describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

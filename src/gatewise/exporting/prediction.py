@@ -108,6 +108,8 @@ class Predictor:
                     f"this network predicts {what}; give a folder for its {what} with out (--out)."
                 )
             _check_not_overwriting(files, Path(out))
+        elif out is not None:
+            raise errors.InvalidValueError("this network's predictions are no files, but printed. Omit out (--out).")
         for file, name in files.items():
             content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file)
             image = self.pixel_format.decode(str(file), content)

@@ -96,4 +96,6 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
         _validation.check_fits_in_memory(
             f"{name} with these sizes", plain.values(), partial(timm.create_model, name, **plain)
         )
-        return build()
+        advice = "Check the connection to the internet, or omit pretrained=true."
+        with as_data_error("timm", f"cannot get the pretrained weights of {name!r}", advice, of=OSError):
+            return build()

@@ -62,7 +62,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def _without_config(folder: Path) -> str:
     """Return what a folder without `config.json` is, and what to do."""
     if (folder / RESULTS).exists():
-        return f"{folder} holds a comparison; give one of its runs, for example {folder}/runs/*/seed_0."
+        return f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0."
     if (folder / RECIPE).exists():
         return f"{folder} has no {CONFIG}: the run has not finished. Resume it with gatewise train --resume."
     return f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path."

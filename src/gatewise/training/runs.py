@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.run_files import CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.run_files import CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, WEIGHTS
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -91,12 +91,8 @@ class Run:
             DataError: the folder does not exist, has no valid `config.json`, or contains a comparison.
         """
         folder = _validation.check_path_exists("run folder", folder)
-        if (folder / RESULTS).exists():
-            raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
         (name,) = _names([folder])
         run = cls(folder, name, _slugs([name])[0], data)
-        if (folder / RECIPE).exists() and not (folder / CONFIG).exists():
-            raise run._not_finished(CONFIG)
         _ = run.config
         return run
 

@@ -52,7 +52,7 @@ CHANGES = {
         },
     },
     "analysis/explanation.py": {
-        "explain_runs": {
+        "explain_opened": {
             "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
             ),
@@ -259,9 +259,6 @@ CHANGES = {
         },
         "open_runs": {
             "images are loaded for each run": drop_call("cache"),
-        },
-        "Run.open": {
-            "a comparison is opened as a run": remove("if (folder / RESULTS).exists():\n    ..."),
         },
         "Run.checked": {
             "files of a run are read after long work": replace(

@@ -491,6 +491,9 @@ CHANGES = {
         "": {
             "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
         },
+        "_without_config": {
+            "a comparison is opened as a run": remove("if (folder / RESULTS).exists():\n    ..."),
+        },
         "read_config": {
             "a config is not checked": remove("checked_details(folder / CONFIG, config)"),
         },

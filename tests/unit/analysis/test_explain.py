@@ -320,7 +320,7 @@ def test_damaged_files_of_run_are_one_line(
 
 
 def test_missing_images_are_reported_and_rest_is_shown(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def gone(*_: object) -> None:
         raise DataError("data folder 'memory' does not exist")
@@ -329,6 +329,12 @@ def test_missing_images_are_reported_and_rest_is_shown(
     page = explain_runs([runs / "gct"], tmp_path / "page.html")
     assert heads(page)[2:4] == ["Parameters of gct by depth", "Without images"]
     assert "Statistics that need images are omitted. data folder &#39;memory&#39; does not exist" in page.read_text()
+    written = page.read_bytes()
+    page.unlink()
+    assert run(["explain", str(runs / "gct"), "--out", str(page)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, page.read_bytes()) == (f"page: {page}\n", written)
+    assert "the page has no images, and omits what needs them. data folder 'memory' does not exist" in err
 
 
 def test_invalid_input_is_one_line(

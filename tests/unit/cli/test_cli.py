@@ -489,6 +489,8 @@ def _a_file(folder: Path) -> None:
 MISTAKES: dict[str, tuple[str, str]] = {
     "unknown command": ("trian", "Did you mean"),
     "unknown flag": ("train --epoch 3 --out there", "--epoch"),
+    "flag of other programs": ("train --learning-rate 0.1 --out there", "Did you mean --lr?"),
+    "resumed comparison": ("compare --resume --out there", "goes on when the same command is given again"),
     "flag of another command": ("compare --seed 1 --out there", "--seed"),
     "stray word": ("train --out there stray", "stray"),
     "missing out": ("train", "--out"),

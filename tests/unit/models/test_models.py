@@ -347,6 +347,15 @@ def test_unknown_option_rejected_with_suggestion() -> None:
         gw.make_model("resnet18", **{"with": 32})
 
 
+def test_weights_that_cannot_be_downloaded_are_no_fault_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(gw.errors.DataError, match=r"cannot get the pretrained weights of 'resnet18' .*connection"):
+        gw.make_model("resnet18", pretrained=True)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "resnet18"])
 def test_classes_must_be_positive_number(name: str) -> None:
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):

@@ -307,7 +307,8 @@ def _check_weights_fit(file: Path, source: str, mismatches: Mapping[str, list[st
     if listed:
         raise errors.DataError(
             f"{file}, read as {source}, does not fit the network. {'; '.join([*listed, *notes])}. Build the network "
-            f"with the architecture and gate options of the file, or load only matching tensors with strict=False."
+            f"with the architecture and gate options of the file, or, in Python, load only matching tensors with "
+            f"strict=False."
         )
 
 
