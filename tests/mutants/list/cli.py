@@ -73,9 +73,4 @@ CHANGES = {
             ),
         },
     },
-    "cli/training.py": {
-        "_with_gater": {
-            "flags replace the gater of a recipe": replace("own | given", "given"),
-        },
-    },
 }
