@@ -6,8 +6,9 @@ RUN is a finished plain run (or its weights). For each way to make K patterns of
 dense network's outputs; random), the network is fine-tuned with the batch norms of each pattern: each image runs
 through a random pattern and is taught by the dense network, so no pattern is preferred and no gater is trained. Then
 every validation image runs through every pattern. The oracle knows the label, so K chances alone lift it: the random
-patterns show by how much. What decides is the oracle of the clusters above the oracle of the random patterns. Also
-reported: the pattern that answers most like the dense network, which needs no label, and the mean of all patterns.
+patterns show by how much. What decides is whether the oracle gains more over the best pattern with clusters than with
+random patterns (`oracle_gain`, with a bootstrap interval over images). Also reported: the pattern that answers most
+like the dense network, which needs no label, and the mean of all patterns.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.core.statistics import image_bootstrap
 from gatewise.data import Augmentation
 from gatewise.gaternet.recalibration import recalibrate
 from gatewise.gaternet.teaching import distillation_loss
@@ -84,14 +86,21 @@ def answers(net: gw.GaterNet, setup: Setup) -> tuple[Tensor, Tensor]:
 
 
 def judge(logits: Tensor, labels: Tensor, dense: Tensor) -> dict[str, float]:
+    """Return accuracies in percent, and the gain of the oracle over the best pattern with its interval over images."""
     correct = logits.argmax(2) == labels
     distance = (dense.softmax(1) * (dense.log_softmax(1) - logits.log_softmax(2))).sum(2)  # (K, N)
     closest = correct.gather(0, distance.argmin(0, keepdim=True))[0]
     shares = [float(each) for each in correct.float().mean(1)]
+    best = correct[shares.index(max(shares))]
+    gain = image_bootstrap(correct.any(0, keepdim=True), best.unsqueeze(0))
+    low, high = (gain.mean if each is None else each for each in (gain.low, gain.high))
     return {
         "best_single": 100 * max(shares),
         "mean_single": 100 * sum(shares) / len(shares),
         "oracle": 100 * float(correct.any(0).float().mean()),
+        "oracle_gain": 100 * gain.mean,
+        "oracle_gain_low": 100 * low,
+        "oracle_gain_high": 100 * high,
         "closest_to_dense": 100 * float(closest.float().mean()),
         "averaged": 100 * float((logits.softmax(2).mean(0).argmax(1) == labels).float().mean()),
         "all_correct": 100 * float(correct.all(0).float().mean()),

@@ -45,24 +45,23 @@ pruned() { # FORM EPOCHS SEED RUN OPTION...: the plain network of RUN, pruned to
   train "$form" "$epochs" "$seed" --model "pruned:build:file=$file" "$@"
 }
 
-also_of() { # FORM PART: show a form of another part in the table of this one
+also_of() { # FORM SEED PART: show a run of another part in the table of this one
   if [[ ! $listing ]]; then
-    mkdir -p "$out/$part"
-    ln -sfn "../$2/$1" "$out/$part/$1"
+    mkdir -p "$out/$part/$1"
+    ln -sfn "../../$3/$1/seed_$2" "$out/$part/$1/seed_$2"
   fi
 }
 
 oracle() { # before any gater is trained: can choosing pay, with 10 classes and with 50?
-  local fine=$out/oracle/fifty-classes steps=(--steps 0 "${STEPS:-700}")
-  train plain 8 0 --model resnet20
+  local fine=$out/oracle/fine steps=(--steps 0 "${STEPS:-700}") dense=$out/oracle/dense-of
+  train dense-of-10 8 0 --model resnet20
   if [[ ! $listing && ! -e $fine/validation.parquet ]]; then
-    "$python" "$here/finer_classes.py" "$out/oracle/plain/seed_0" --parts 5 --out "$fine"
+    "$python" "$here/finer_classes.py" "$dense-10/seed_0" --parts 5 --out "$fine"
   fi
-  data=$fine test= train plain-of-50 8 0 --model resnet20
+  data=$fine test= train dense-of-50 8 0 --model resnet20
   if [[ $listing ]]; then return; fi
-  "$python" "$here/oracle_routes.py" "$out/oracle/plain/seed_0" --data "$data" --out "$out/oracle/10.json" "${steps[@]}"
-  "$python" "$here/oracle_routes.py" "$out/oracle/plain-of-50/seed_0" --data "$fine" --out "$out/oracle/50.json" \
-    "${steps[@]}"
+  "$python" "$here/oracle_routes.py" "$dense-10/seed_0" --data "$data" --out "$out/oracle/10.json" "${steps[@]}"
+  "$python" "$here/oracle_routes.py" "$dense-50/seed_0" --data "$fine" --out "$out/oracle/50.json" "${steps[@]}"
 }
 
 screening() { # 8 epochs, seed 0, every form with and without teacher
@@ -113,7 +112,7 @@ wide() { # a wider network, 10 epochs, one seed
 trained() { # from a network that is trained already: 20 epochs plain, then 8 with a budget; 28 for the narrower one
   local routes from=$out/verdict/plain/seed_0
   part=verdict train plain 20 0 --model resnet20
-  also_of plain verdict
+  also_of plain 0 verdict
   train narrow 28 0 --model $NARROW --teacher "$from"
   pruned pruned 8 0 "$from" --teacher "$from" --lr 0.05
   train gates 8 0 --model resnet20 --gate gaternet:budget=0.5 --init "$from" --teacher "$from" --lr 0.05

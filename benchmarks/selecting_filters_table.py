@@ -10,7 +10,6 @@ core-minutes from the times of the steps in the log, where core_seconds.txt is m
 """
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.analysis.route_use import record_routes
 from gatewise.analysis.table import Cell, Table
-from gatewise.comparison.verdicts import judged, score_row
+from gatewise.comparison.verdicts import difference_row, judged, score_row
 from gatewise.core import statistics
 from gatewise.core.files import read_json, write_atomically, write_json
 from gatewise.gaternet import GaterNet
@@ -170,7 +169,8 @@ def summary(forms: Mapping[str, Sequence[Path]]) -> Row:
         for run in of_seeds.values()
         if (why := measured(run).get("missing"))
     }
-    rows = [row_of(form, runs) for form in sorted(runs, key=lambda form: (form != _PLAIN, form))]
+    ordered = sorted(runs, key=lambda form: (form != _PLAIN, not form.startswith(_NARROW), form))
+    rows = [row_of(form, runs) for form in ordered]
     for base in (_PLAIN, _NARROW):
         add_verdicts(rows, runs, base)
     return {"forms": rows, "missing": missing}
@@ -241,8 +241,8 @@ def difference(own: Mapping[str, Run], base: Mapping[str, Run], split: str) -> R
         over_images = first.task.bootstrap(images[0], images[1])
     return {
         "mean": over_seeds.mean,
-        "over_images": None if over_images is None else dataclasses.asdict(over_images),
-        "over_seeds": None if over_seeds.low is None else dataclasses.asdict(over_seeds),
+        "over_images": None if over_images is None else difference_row(over_images, first.score),
+        "over_seeds": None if over_seeds.low is None else difference_row(over_seeds, first.score),
     }
 
 
@@ -270,11 +270,9 @@ def markdown(parts: Mapping[str, Row], oracles: Mapping[str, Row]) -> str:
     lines: list[str] = []
     for classes, found in oracles.items():
         lines += [f"## oracle, {classes} classes; dense network {found['dense']:.2f} %", ""]
-        rows = [
-            [Cell(f"{each:.2f}" if isinstance(each, float) else str(each)) for each in row.values()]
-            for row in found["rows"]
-        ]
-        lines += [Table(list(found["rows"][0]), rows).markdown(), ""] if rows else []
+        columns = list(dict.fromkeys(name for row in found["rows"] for name in row))
+        rows = [[_number(row.get(name, "-")) for name in columns] for row in found["rows"]]
+        lines += [Table(columns, rows).markdown(), ""]
     for part, content in parts.items():
         lines += [f"## {part}", ""]
         if content["forms"]:
@@ -314,6 +312,10 @@ def _cells(row: Row) -> dict[str, str]:
         if row["core_minutes"] is None
         else f"{'' if row['exact_core_minutes'] else '~'}{row['core_minutes']:.1f}",
     }
+
+
+def _number(value: Any) -> Cell:
+    return Cell(f"{value:.2f}" if isinstance(value, float) else str(value))
 
 
 def _score(found: Row | None) -> str:

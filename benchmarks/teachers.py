@@ -1,6 +1,6 @@
 """Measure what a teacher adds to a training step: time and memory without one, with itself, and with a finished run.
 
-    python benchmarks/teachers.py [--model resnet20] [--side 32] [--batch 128] [--rounds 15] [--out FILE]
+    python benchmarks/teachers.py [--model NAME] [--side 32] [--batch 128] [--gates gates] [--rounds 15] [--out FILE]
 
 Steps of `gatewise train` on random images: of the plain network, of a GaterNet with a budget of 0.5, and of one with
 four routes, each without teacher, taught by a plain run, and (with gates) by itself. All are timed in turn in one
@@ -27,7 +27,6 @@ from gatewise.training.from_recipe import build
 
 GATES = {"plain": "none", "gates": "gaternet:budget=0.5", "routes": "gaternet:budget=0.5,routes=4"}
 TEACHERS = ("none", "run", "self")
-FORMS = [f"{gates} {teacher}" for gates in GATES for teacher in TEACHERS if (gates, teacher) != ("plain", "self")]
 STEPS_FOR_MEMORY = 3
 
 
@@ -88,6 +87,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--gates", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", nargs=2, metavar=("FORM", "RUN"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -97,17 +97,19 @@ def main() -> None:
         print(memory(step_of(recipe_of(form, args.model, args.batch, run), dataset)))
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forms = [f"{gates} {taught}" for gates in args.gates for taught in TEACHERS if (gates, taught) != ("plain", "self")]
+    peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as run:
         train(recipe_of("plain none", args.model, args.batch, ""), run, dataset=dataset, track=())
         own = [sys.executable, __file__, "--model", args.model, "--side", str(args.side), "--batch", str(args.batch)]
-        peaks = {
-            form: float(subprocess.run([*own, "--memory-of", form, run], check=True, capture_output=True).stdout)
-            for form in FORMS
-        }
-        steps = {form: step_of(recipe_of(form, args.model, args.batch, run), dataset) for form in FORMS}
+        for form in forms:
+            found = subprocess.run([*own, "--memory-of", form, run], check=True, capture_output=True, text=True)
+            peaks[form] = float(found.stdout)
+            print(f"{form}: {peaks[form]:.0f} MiB", flush=True)
+        steps = {form: step_of(recipe_of(form, args.model, args.batch, run), dataset) for form in forms}
         times = interleaved_latency(steps, rounds=args.rounds, seconds_per_turn=0.1)
     rows: dict[str, Any] = {}
-    for form in FORMS:
+    for form in forms:
         alone = f"{form.split()[0]} none"
         ratio = times[form].times(times[alone])
         rows[form] = {
@@ -115,11 +117,8 @@ def main() -> None:
             "of_no_teacher": [ratio.median_s, ratio.low_s, ratio.high_s],
             "step_mib": peaks[form],
         }
-        print(
-            f"{form:12} {rows[form]['ms']:8.1f} ms, {ratio.median_s:.2f} [{ratio.low_s:.2f}, {ratio.high_s:.2f}] times "
-            f"{alone}, {peaks[form]:.0f} MiB",
-            flush=True,
-        )
+        spread = f"{ratio.median_s:.2f} [{ratio.low_s:.2f}, {ratio.high_s:.2f}]"
+        print(f"{form:12} {rows[form]['ms']:8.1f} ms, {spread} times {alone}", flush=True)
     if args.out is not None:
         settings = {"model": args.model, "side": args.side, "batch": args.batch, "rounds": args.rounds}
         write_json(args.out, {"environment": environment(device), **settings, "forms": rows})

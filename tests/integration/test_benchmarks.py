@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gatewise as gw
-from benchmarks import finer_classes, pruned, selecting_filters_table
+from benchmarks import finer_classes, oracle_routes, pruned, selecting_filters_table
 from benchmarks.selecting_filters_table import markdown, planned, summary
 from gatewise.core import statistics
 from gatewise.graph.measure import macs_per_sample
@@ -255,3 +255,20 @@ def test_written_folder_is_read_with_its_pixels(tmp_path: Path) -> None:
     assert dataset.classes == tuple(names)
     assert torch.equal(dataset.validation.pixels, DATASET.validation.pixels)
     assert torch.equal(dataset.train.labels, labels)
+
+
+# ---- the oracle ------------------------------------------------------------------------------------------------------
+
+
+def test_oracle_takes_the_pattern_that_is_right() -> None:
+    labels = torch.arange(40) % 2
+    right = torch.nn.functional.one_hot(labels, 2).float()
+    first = torch.where(torch.arange(40).unsqueeze(1) < 24, right, 1 - right)
+    second = torch.where(torch.arange(40).unsqueeze(1) < 30, 1 - right, right)
+    found = oracle_routes.judge(torch.stack([first, second]), labels, dense=right)
+    assert found["best_single"] == pytest.approx(60)
+    assert found["mean_single"] == pytest.approx(42.5)
+    assert found["oracle"] == found["closest_to_dense"] == pytest.approx(85)
+    assert found["oracle_gain"] == pytest.approx(25)
+    assert 10 < found["oracle_gain_low"] < 25 < found["oracle_gain_high"] < 40
+    assert found["all_correct"] == 0

@@ -30,6 +30,11 @@ CHANGES = {
             ),
         },
     },
+    "cli/training.py": {
+        "_with_gater": {
+            "flags replace the gater of a recipe": replace("own | given", "given"),
+        },
+    },
     "cli/completing.py": {
         "completion": {
             "zsh does not know the function": replace("shell == 'zsh'", "False"),
@@ -66,11 +71,6 @@ CHANGES = {
             "file wins over flags": replace(
                 "dataclasses.replace(base, **given)", "dataclasses.replace(base, **{} if file else given)"
             ),
-        },
-    },
-    "cli/training.py": {
-        "_with_gater": {
-            "flags replace the gater of a recipe": replace("own | given", "given"),
         },
     },
 }

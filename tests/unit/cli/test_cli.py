@@ -598,6 +598,6 @@ def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "the run has not finished. Resume it" in capsys.readouterr().err
     (tmp_path / "results.json").touch()
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
-    assert "holds a comparison; give its runs" in capsys.readouterr().err
+    assert "holds a comparison; give its runs, for example" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err
