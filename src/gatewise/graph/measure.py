@@ -146,8 +146,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        threads, cores = torch.get_num_threads(), os.cpu_count()
-        hardware = f"{_cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'} of {cores} cores"
+        hardware = f"{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     try:
         own = version("gatewise")
     except PackageNotFoundError:
