@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start too
+os.environ.pop("COLUMNS", None)  # readline in the process that starts pytest-xdist's workers sets it
 
 import pytest
 import torch

@@ -174,12 +174,13 @@ PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 TRAINING = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+LONG = {"docs/export.md", "docs/execution.md", "docs/guides/insert.md"}
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=TRAINING if page in NEEDS else [])
+        pytest.param(page, marks=TRAINING if page in NEEDS else pytest.mark.slow if page in LONG else [])
         for page in pages()
         if blocks(page, "python") and page not in ELSEWHERE
     ],

@@ -213,3 +213,20 @@ def test_missing_training_package_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     what, how = "training needs the package 'accelerate', which is not installed", "pip install 'gatewise[train]'"
     assert result.stderr == f"gatewise: {what}. Install it with: {how}\n"
+
+
+ALONE = {  # what one public name finds in a registry that a package above fills
+    "place": "gw.GateChoice.parse('gct@inner')",
+    "gate": "gw.make_gate('triplet', 8)",
+    "gater": (
+        "gw.GaterNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), gater='resnet20', "
+        "image_size=(8, 8))"
+    ),
+    "network": "gw.ModelSpec.parse('resnet20+se@residual_end+gaternet:gater=resnet20')",
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_registry_is_full_for_one_name_alone(kind: str) -> None:
+    result = python("-c", f"import gatewise as gw; from torch import nn; {ALONE[kind]}")
+    assert result.returncode == 0, result.stderr

@@ -96,7 +96,13 @@ def test_package_that_cannot_be_imported_is_named(installed: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("source", ["my_sources", "my_sources:NamedFiles", "my_sources.NamedFiles"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "my_sources",
+        *(pytest.param(f"my_sources{end}", marks=pytest.mark.slow) for end in (":NamedFiles", ".NamedFiles")),
+    ],
+)
 def test_data_names_no_module(installed: Path, source: str) -> None:
     """`--data` is also in the recipes of runs that others made."""
     shutil.rmtree(installed / "my_sources-1.0.dist-info")

@@ -234,8 +234,8 @@ def test_score_is_of_saved_network_on_complete_images(done: Path, folder: Path) 
     ("changes", "score"),
     [
         ({"foreground": "disc"}, "iou"),
-        ({"model": "u2net_small", "batch_size": 4, "foreground": "square"}, "iou"),
-        ({"model": "u2net_small_gct", "batch_size": 4}, "miou"),
+        pytest.param({"model": "u2net_small", "batch_size": 4, "foreground": "square"}, "iou", marks=pytest.mark.slow),
+        pytest.param({"model": "u2net_small_gct", "batch_size": 4}, "miou", marks=pytest.mark.slow),
         ({"model": f"{TINY},auxiliary=true", "class_weights": "median_frequency"}, "miou"),
         ({"model": f"{TINY},output_stride=8", "gate": "gaternet:budget=0.5", "crop_size": 16}, "miou"),
         ({"ema": 0.9, "image_size": 16, "loading": "stream", "label_smoothing": 0.1}, "miou"),
@@ -498,6 +498,7 @@ def test_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[st
     assert shown == pytest.approx(metrics_of(runs[2])["iou_by_class"]["disc"])
 
 
+@pytest.mark.slow
 def test_page_of_segmenter_with_gater(recipe: Recipe, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, gate="gaternet:budget=0.5,gate_bias=0", epochs=1), tmp_path / "run")
     text = explain_runs([tmp_path / "run"], tmp_path / "page.html").read_text()
@@ -693,6 +694,7 @@ def test_mask_above_classes_stops_training_with_its_name(
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAMVID.exists(), reason=f"{CAMVID} is not there")
 def test_street_scenes_are_learned(tmp_path: Path) -> None:
     recipe = Recipe(

@@ -39,7 +39,9 @@ def test_extension_examples_are_correct(name: str) -> None:
     assert doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
 
-@pytest.mark.parametrize("name", gw.gate_names())
+@pytest.mark.parametrize(
+    "name", [name if name in {"gct", "lrn"} else pytest.param(name, marks=pytest.mark.slow) for name in gw.gate_names()]
+)
 def test_gate_page_has_all_sections(name: str, pages: ModuleType) -> None:
     spec = gw.gate_spec(name)
     assert spec.guidance, f"say in the registration of {name} when to use it (guidance=)"

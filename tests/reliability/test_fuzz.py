@@ -160,7 +160,8 @@ worker.main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("way", ["hang", pytest.param("die", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["hang", "die"])
 def test_hanging_dead_or_growing_worker_is_reported_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

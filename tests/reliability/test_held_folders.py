@@ -36,6 +36,7 @@ def at_work(folder: Path) -> str:
     return f"another process is using {folder}. Wait until it has finished, or choose another --out."
 
 
+@pytest.mark.slow
 def test_second_training_rejected_while_first_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     first = start(out, epochs=3)

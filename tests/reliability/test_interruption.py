@@ -155,9 +155,8 @@ def test_half_removed_checkpoint_is_skipped(uninterrupted: Path, tmp_path: Path,
 # In a separate process
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_command_line_stops_with_one_line_saying_how_to_resume(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

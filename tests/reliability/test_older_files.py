@@ -64,6 +64,7 @@ def test_every_file_of_run_is_read(name: str) -> None:
     assert PretrainedNet.of_run(OLD / name).generate_model_card().data.library_name == "gatewise"
 
 
+@pytest.mark.slow
 def test_runs_are_explained(tmp_path: Path) -> None:
     page = explain_runs([OLD / name for name in RUNS], tmp_path / "page.html").read_text()
     assert "resnet20_wider:parameters=3000+gct:mode=l1@inner+se" in page
@@ -80,6 +81,7 @@ def test_images_are_predicted_by_runs_shared_folders_and_exported_files(tmp_path
     assert details_of(OLD / "gater.onnx")["form"] == "masked"
 
 
+@pytest.mark.slow
 def test_gater_is_compacted_timed_and_exported_again(tmp_path: Path) -> None:
     metrics = compact_run(OLD / "gater", tmp_path / "small", images=64)
     assert metrics["accuracy_before"] == pytest.approx(Run.open(OLD / "gater").metrics["accuracy"], abs=0.02)

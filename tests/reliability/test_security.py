@@ -88,7 +88,8 @@ def test_torch_load_uses_weights_only() -> None:
             if called(call) == "np.load":
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert given.get("allow_pickle") == "False", file
-            assert not any(keyword.arg == "shell" for keyword in call.keywords), file
+            if called(call) != "app.generate_completion":  # prints a script for a shell
+                assert not any(keyword.arg == "shell" for keyword in call.keywords), file
             assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
 
 

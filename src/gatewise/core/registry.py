@@ -17,6 +17,7 @@ class Registry(dict[str, T]):
     Args:
         kind: the kind of thing in messages, such as "gate".
         decorated: the attribute of an item that holds what was decorated; "" if that is the item itself.
+        filled_by: module whose import registers the items, for a registry that is looked up in lower layers.
 
     >>> Registry("gate", "gate").lookup("gct")
     Traceback (most recent call last):
@@ -24,13 +25,19 @@ class Registry(dict[str, T]):
     gatewise.errors.InvalidValueError: unknown gate 'gct'; expected one of nothing (there are none).
     """
 
-    def __init__(self, kind: str, decorated: str = "") -> None:
+    def __init__(self, kind: str, decorated: str = "", filled_by: str = "") -> None:
         super().__init__()
-        self.kind, self.decorated = kind, decorated
+        self.kind, self.decorated, self.filled_by = kind, decorated, filled_by
 
     def lookup(self, name: object) -> T:
         """Return the item `name`; raise InvalidValueError with the nearest known name if it is unknown."""
-        return self[_validation.check_one_of(self.kind, name, self)]
+        return self[_validation.check_one_of(self.kind, name, self.names())]
+
+    def names(self) -> list[str]:
+        """Return the names of all items in alphabetical order."""
+        if self.filled_by:
+            importlib.import_module(self.filled_by)
+        return sorted(self)
 
     def check_new(self, name: str) -> None:
         """Raise InvalidValueError if the name is in use or not an identifier."""
@@ -52,4 +59,4 @@ def import_files(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
-PLACES: Registry[Any] = Registry("place", "rule")  # of PlaceKind, filled by gatewise.graph.places; gates name places
+PLACES: Registry[Any] = Registry("place", "rule", "gatewise.graph.places")  # of PlaceKind; gates name places

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation
 from gatewise.core.layer_types import CONVOLUTIONS, NORMS
+from gatewise.core.registry import Registry
 
 Features = Callable[[int], tuple[nn.Module, int]]  # image channels -> features (N, C, *S) -> (N, F), and F
-_FEATURES: dict[str, Features] = {}  # by name of the gater, see `register_gater`
+_FEATURES: Registry[Features] = Registry("gater", filled_by="gatewise.models.build")  # see `register_gater`
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
 _LIGHT_SIDES = (4096, 64, 32)  # by number of spatial axes; larger images are average-pooled to at most this
 _POOLS: tuple[type[Any], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)  # by number of spatial axes
@@ -120,7 +121,7 @@ def make_gater(
         return gater
     if callable(gater):
         return gater(logits)
-    _validation.check_one_of("gater", gater, ("light", *_FEATURES, "local"))
+    _validation.check_one_of("gater", gater, ("light", *_FEATURES.names(), "local"))
     if gater == "light":
         features, width = _light(shape, LIGHT_SHARE * macs, gates, head["bottleneck"])
     else:

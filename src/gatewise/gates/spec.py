@@ -173,7 +173,7 @@ class GateChoice:
         body, at, place = _validation.check_str("a gate", text).strip().partition("@")
         if at and not place:
             raise errors.InvalidValueError(
-                f"no place after '@' in {text!r}; expected one of {', '.join(sorted(PLACES))}."
+                f"no place after '@' in {text!r}; expected one of {', '.join(PLACES.names())}."
             )
         name, options = parse_choice("a gate", body)
         return cls(name, options, place or None)

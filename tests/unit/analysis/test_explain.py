@@ -235,6 +235,7 @@ def test_runs_share_images(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatewise.data.load.load_dataset", load_dataset)
     generator = torch.Generator().manual_seed(0)

@@ -86,6 +86,7 @@ def test_process_reports_usage_error_in_one_line_with_code_2(tmp_path: Path) -> 
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_process_reports_failed_training_in_one_line_with_code_1(tmp_path: Path) -> None:
     result = command("train", "--lr", "1000", "--warmup", "0", *QUICK, "--out", "run", folder=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")

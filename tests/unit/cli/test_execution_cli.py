@@ -82,6 +82,7 @@ def test_without_progress_nothing_is_printed(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
+@pytest.mark.slow
 def test_compacted_run_can_be_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:
     assert run(["compact", str(small), "--out", str(tmp_path / "twice"), "--images", "50"]) == 0
     assert len(load_model(tmp_path / "twice")[1]["compacted"]) == 2

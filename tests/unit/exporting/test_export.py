@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,6 +45,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @given(drawn_networks)
+@settings(max_examples=15)
 def test_conditional_network_equals_masked_network(drawn: tuple[list[str], int, int, str]) -> None:
     blocks, width, seed, sites = drawn
     assume(sites == "residual" or set(blocks) != {"normalised_over_channels"})
@@ -228,6 +229,7 @@ def test_different_logits_are_detected(
         export_run(gated, tmp_path / "shifted.onnx", images=10)
 
 
+@pytest.mark.slow
 def test_torch_file_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file on disk is compared: here another network was written."""
     other = load_model(gated)[0]
@@ -257,6 +259,7 @@ def test_agreement_matches_hand_count() -> None:
     assert agreement(network, other, [x]) == {"images": 3, "difference": 1 / 8, "flipped": 1, "kinds": 2}  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_segmenter_is_exported_with_dynamic_sizes(done: Path, folder: Path, tmp_path: Path) -> None:
     export_run(done, tmp_path / "seg.onnx", images=4)
     model, reader = load_model(done)[0], opened(tmp_path / "seg.onnx")
@@ -331,6 +334,7 @@ def test_exported_file_predicts_like_run(
             assert own["open_gates"] == pytest.approx(other["open_gates"])
 
 
+@pytest.mark.slow
 def test_top_k_and_standard_input(
     gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -508,6 +512,7 @@ def test_int8_needs_fixed_weights(gated: Path, options: list[str], capsys: pytes
     assert "int8 needs format onnx and form masked, compact or routes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_int8_on_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "export",

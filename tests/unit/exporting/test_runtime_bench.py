@@ -76,6 +76,7 @@ def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
     assert {"onnxruntime"} < found["environment"].keys()
 
 
+@pytest.mark.slow
 def test_int8_files_are_scored_on_command_line(
     gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

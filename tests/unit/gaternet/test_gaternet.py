@@ -243,13 +243,13 @@ def test_gates_in_channels_last_code_close_filters() -> None:
     [
         ("resnet10t", {}),
         ("resnext26ts", {}),
-        ("densenet121", {}),
-        ("vgg11_bn", {"image_size": (64, 64)}),
+        pytest.param("densenet121", {}, marks=pytest.mark.slow),
+        pytest.param("vgg11_bn", {"image_size": (64, 64)}, marks=pytest.mark.slow),
         ("regnetx_002", {}),
         ("convnext_atto", {}),
         ("mobilenetv2_035", {}),
         ("efficientnet_lite0", {}),
-        ("inception_v3", {"image_size": (128, 128)}),
+        pytest.param("inception_v3", {"image_size": (128, 128)}, marks=pytest.mark.slow),
     ],
 )
 def test_timm_families_can_be_gated(name: str, options: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ def test_kernels_compile_for_two_gpu_generations(tmp_path: Path, monkeypatch: py
     assert printed("gates_compiled.py", "--all") == "872 programs\n"
 
 
+@pytest.mark.slow
 @interpreted
 def test_gates_train_on_kernels_in_interpreter() -> None:
     launches = int(printed("fused_in_interpreter.py").split()[0])

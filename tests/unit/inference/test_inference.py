@@ -51,7 +51,7 @@ NETWORKS = {
     "densenet121+gct": {"in place + relu": 58, "new map + norm + relu": 61, "new map": 1},
     "mobilenetv2_050+gct": {"in place": 2, "new map": 50},
 }
-LARGE = ("densenet121+gct", "resnet26d+gct")
+LARGE = ("densenet121+gct", "resnet26d+gct", "mobilenetv2_050+gct", "resnet20+gct:mode=l1,activation=elu")
 
 
 @pytest.mark.parametrize(
@@ -316,6 +316,7 @@ def test_network_without_gates_and_with_hook_on_norm() -> None:
     assert gw.optimize_for_inference(net).folded == {"3": "4"}
 
 
+@pytest.mark.slow
 def test_copies_and_compilers() -> None:
     net = trained("resnet20+gct")
     x = torch.randn(2, 3, 32, 32)

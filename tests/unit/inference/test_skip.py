@@ -35,7 +35,7 @@ def test_every_mode_equals_masked_network(drawn: tuple[list[str], int, int, str]
     assert_close(output, net(x), **CLOSE)
 
 
-@settings(max_examples=15)  # each compacts a network
+@settings(max_examples=8)  # each compacts a network
 @given(drawn_networks)
 def test_compacted_net_can_be_skipped(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01??"), images(24)
@@ -86,7 +86,9 @@ def test_executed_work_equals_executed_macs(model: str, group_size: int) -> None
         assert counter.get_total_flops() == 2 * int(net.executed_macs(gates))
 
 
-@pytest.mark.parametrize("gates", ["gct", pytest.param("se", marks=pytest.mark.slow), "gct+se", "gc"])
+@pytest.mark.parametrize(
+    "gates", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("gct", "se", "gc")), "gct+se"]
+)
 @pytest.mark.parametrize("sites", ["inner", "residual"])
 def test_networks_with_other_gates_are_compacted_and_skipped(gates: str, sites: str) -> None:
     torch.manual_seed(0)

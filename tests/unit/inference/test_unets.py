@@ -291,7 +291,7 @@ def test_gaters_of_any_rank(axes: int, gater: str) -> None:
     ],
 )
 def test_light_gater_pools_large_inputs(shape: tuple[int, ...], pooled: tuple[int, ...] | None) -> None:
-    gater = make_gater("light", 5, shape, 10**8, bottleneck=4, head_norm=False, gate_bias=0.0)
+    gater = make_gater("light", 5, 5, shape, 10**8, bottleneck=4, head_norm=False, gate_bias=0.0)
     first = gater.features[0]
     assert (tuple(first.kernel_size) if type(first).__name__.startswith("AvgPool") else None) == pooled
     x = torch.randn(2, *shape)
