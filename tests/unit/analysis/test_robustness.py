@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,29 +24,48 @@ from support.few_digits import QUICK, few_digits, few_rounds, first_digits  # no
 TINY = dataclasses.replace(QUICK, model="resnet20_wider:parameters=3000")
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """Corrupt by darkening, without the package; return what was corrupted."""
+def darken(patch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Corrupt by darkening, without the package; return what is corrupted."""
     made: list[tuple[str, int, int]] = []
 
     def darkened(pixels: Tensor, corruption: str, strength: int, number: int) -> Tensor:
         made.append((corruption, strength, number))
         return pixels // (1 + strength)
 
-    monkeypatch.setattr(robustness, "corrupted", darkened)
-    monkeypatch.setattr(robustness, "IMAGES", 20)
+    patch.setattr(robustness, "corrupted", darkened)
+    patch.setattr(robustness, "IMAGES", 20)
     return made
 
 
 @pytest.fixture
-def compared(few_digits: None, calls: list[tuple[str, int, int]], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    return tmp_path, compare(TINY, parse_gates_list("none,se"), 2, tmp_path, corruptions=True)
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    return darken(monkeypatch)
 
 
-def test_comparison_on_corrupted_images(
-    compared: tuple[Path, dict[str, Any]], calls: list[tuple[str, int, int]]
-) -> None:
-    out, results = compared
+class Compared(NamedTuple):
+    out: Path
+    results: dict[str, Any]
+    calls: list[tuple[str, int, int]]
+
+
+@pytest.fixture(scope="module")
+def original(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Compare two networks once, for all tests, which only read it."""
+    out, small = tmp_path_factory.mktemp("corruptions"), first_digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gatewise.data.load.load_dataset", lambda *_: small)
+        made = darken(patch)
+        return Compared(out, compare(TINY, parse_gates_list("none,se"), 2, out, corruptions=True), made)
+
+
+@pytest.fixture
+def compared(original: Compared, few_digits: None, tmp_path: Path) -> Path:
+    """Return a copy of the comparison's folder."""
+    return shutil.copytree(original.out, tmp_path / "copy")
+
+
+def test_comparison_on_corrupted_images(original: Compared) -> None:
+    out, results, calls = original
     assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
     assert shlex.split(results["training"]["command"])[-3:] == ["--corruptions", "--out", str(out)]
     rows = {variant["gates"]: variant["corruptions"] for variant in results["variants"]}
@@ -65,9 +85,9 @@ def test_comparison_on_corrupted_images(
     assert "elastic_transform (digital)" in page
 
 
-def test_scores_are_those_of_the_corrupted_images(compared: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = compared
-    run = Run.open(out / "runs/se/seed_1")
+@pytest.mark.usefixtures("calls")
+def test_scores_are_those_of_the_corrupted_images(compared: Path) -> None:
+    run = Run.open(compared / "runs/se/seed_1")
     (found,) = score_corruptions([run])
     pixels, labels = first_digits().validation.pixels, first_digits().validation.labels
     chosen = robustness.evenly_spaced(len(pixels), 20)
@@ -78,11 +98,8 @@ def test_scores_are_those_of_the_corrupted_images(compared: tuple[Path, dict[str
         assert value == pytest.approx(float((logits.argmax(1) == labels[chosen]).float().mean()))
 
 
-def test_kept_scores_are_used_while_the_weights_are_the_same(
-    compared: tuple[Path, dict[str, Any]], calls: list[tuple[str, int, int]]
-) -> None:
-    out, _ = compared
-    run = Run.open(out / "runs/se/seed_1")
+def test_kept_scores_are_used_while_the_weights_are_the_same(compared: Path, calls: list[tuple[str, int, int]]) -> None:
+    run = Run.open(compared / "runs/se/seed_1")
     made = len(calls)
     score_corruptions([run])
     assert len(calls) == made
@@ -92,11 +109,8 @@ def test_kept_scores_are_used_while_the_weights_are_the_same(
     assert len(calls) == made + 15 * 5 * 20 + 1
 
 
-def test_masks_do_not_fit_corrupted_images(
-    compared: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, _ = compared
-    run = Run.open(out / "runs/none/seed_0")
+def test_masks_do_not_fit_corrupted_images(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(compared / "runs/none/seed_0")
     (run.folder / "corruptions.json").unlink()
     monkeypatch.setattr(type(run.task), "class_per_pixel", True)
     with pytest.raises(InvalidValueError, match="masks would not fit"):

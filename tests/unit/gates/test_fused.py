@@ -171,7 +171,7 @@ def test_any_shape_matches_torch(
 
 @pytest.mark.parametrize("name", sorted(FUSED))
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("samples", [1, 2, 5, 8])
+@pytest.mark.parametrize("samples", [1, 5])
 def test_any_number_of_threads_gives_same_values(name: str, last: bool, samples: int, torch_threads: int) -> None:
     gate, exact = twins(name, 24, torch.float32)
     x = torch.randn(samples, 24, 9, 70)

@@ -179,10 +179,10 @@ def test_released_gaternet_loads(tmp_path: Path, depth: int) -> None:
     [
         ("gct", lambda: tiny_v1("gct")),
         ("mmcv", lambda: tiny("gc", fusion="both")),
-        ("mmcv", lambda: tiny("nl")),
+        pytest.param("mmcv", lambda: tiny("nl"), marks=pytest.mark.slow),
         ("timm", lambda: tiny("gc", fusion="both", eps=1e-6)),
-        ("timm", lambda: tiny("se")),
-        ("timm", lambda: tiny("eca")),
+        pytest.param("timm", lambda: tiny("se"), marks=pytest.mark.slow),
+        pytest.param("timm", lambda: tiny("eca"), marks=pytest.mark.slow),
         ("triplet", lambda: tiny("triplet")),
         ("gaternet", lambda: gw.make_model("resnet20+gaternet:sites=residual,gater=resnet20")),
     ],
