@@ -62,8 +62,9 @@ coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included;
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python tools/coverage_summary.py docs/results/reliability/coverage.json
 
-examples: $(VENV)/.developed  ## run every example for seconds and check its output
+examples: $(VENV)/.developed  ## run every example for seconds, and the Python of long pages, and check their output
 	$(BIN)/python -m pytest tests/integration/test_examples.py -m "slow or not slow" -k "not full_example"
+	$(BIN)/python -m pytest tests/integration/test_documents.py -m slow
 
 check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, generated pages, and that the mutants apply
 	$(BIN)/ruff format --check .

@@ -477,6 +477,7 @@ def test_seeds_tune_own_network_in_two_stages_and_plain_in_one(few_digits: None,
         assert not any(torch.equal(plain[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_options_and_places_are_compared_like_gates(few_digits: None, tmp_path: Path) -> None:
     text = "gct,gct:mode=l1,gct:activation=sigmoid,gct@residual_end,se,se@before_conv,gct:mode=l1,eps=1e-4"
     results = compare(QUICK, parse_gates_list(text), 1, tmp_path / "out")

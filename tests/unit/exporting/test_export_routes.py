@@ -282,6 +282,7 @@ def test_run_without_routes_is_given_some(gated: Path, tmp_path: Path, capsys: p
     assert "for the form routes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_equal_routes_are_written_once(
     gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

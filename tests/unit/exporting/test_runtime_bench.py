@@ -60,6 +60,7 @@ def test_dense_is_recommended_if_nothing_is_faster(
     )
 
 
+@pytest.mark.slow
 def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

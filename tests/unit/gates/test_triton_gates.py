@@ -28,6 +28,7 @@ def test_kernels_in_interpreter_match_definition() -> None:
     assert printed("gates_in_interpreter.py") == "168 cases\n"
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert printed("gates_compiled.py") == "30 programs\n"

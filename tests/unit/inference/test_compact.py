@@ -50,7 +50,7 @@ def check_work(small: gw.GaterNet, net: gw.GaterNet, x: torch.Tensor) -> None:
         assert own.macs == positions * layer.weight.numel()  # type: ignore[union-attr,operator]
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(drawn_networks)
 def test_without_decided_gates_plain_network_remains(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01"), images(4)

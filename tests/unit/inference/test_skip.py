@@ -35,7 +35,7 @@ def test_every_mode_equals_masked_network(drawn: tuple[list[str], int, int, str]
     assert_close(output, net(x), **CLOSE)
 
 
-@settings(max_examples=8)  # each compacts a network
+@settings(max_examples=5)  # each compacts a network
 @given(drawn_networks)
 def test_compacted_net_can_be_skipped(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01??"), images(24)
