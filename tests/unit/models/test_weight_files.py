@@ -102,13 +102,11 @@ def by_hub(net: nn.Module, spec: str, folder: Path) -> nn.Module:
 
 @pytest.mark.situation("the file of a network with gates loads into the same network")
 @pytest.mark.parametrize(
-    ("path", "gate"),
-    [
-        pytest.param(path, gate, marks=[] if path is by_load_weights or gate == "gct" else pytest.mark.slow)
-        for path in (by_load_weights, by_init, by_hub)
-        for gate in gate_names()
-    ],
+    "path",
+    [by_load_weights, *(pytest.param(path, marks=pytest.mark.slow) for path in (by_init, by_hub))],
+    ids=lambda path: path.__name__[3:],
 )
+@pytest.mark.parametrize("gate", gate_names())
 def test_own_file_loads(tmp_path: Path, gate: str, path: Callable[[nn.Module, str, Path], nn.Module]) -> None:
     trained = shaken(gw.make_model(f"{TINY}+{gate}"))
     assert has_weights_of(path(trained, f"{TINY}+{gate}", tmp_path), trained)
