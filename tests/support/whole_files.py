@@ -83,7 +83,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if path.parent.parent.name == "checkpoints" and path.parent != max(path.parent.parent.glob("step_*")):
             continue  # the older one depends on where a training was stopped
         if path.name in {"metrics.json", "results.json"}:
-            found[name] = _without_times(json.loads(path.read_text()))
+            found[name] = _without_times(json.loads(path.read_text().replace(str(folder), "OUT")))
         elif path.suffix == ".jsonl":
             found[name] = [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix in {".safetensors", ".yaml", ".json"}:
