@@ -66,7 +66,10 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         return
     curves = {run.name: [[row[f"validation_{run.score.name}"] for row in run.log]] for run in runs if run.log}
     if curves:
-        yield Section(f"Validation {score.title} while training", drawings=[figures.curves(curves, score)])
+        yield Section(
+            f"Validation {score.title} while training",
+            drawings=[figures.curves(curves, score), *figures.late_curves(curves, score)],
+        )
     labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}
     if labelled:
         yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
