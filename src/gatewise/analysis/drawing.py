@@ -21,7 +21,7 @@ INK = "#1b1b1c"  # black on paper; inline SVGs replace it by the page's text col
 COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#8A8A8A")
 MARKERS = "osD^vPX*"
 WIDTH = 5.0  # of a figure in inches; at three quarters of it, the text is readable and the figure fits a telephone
-_LETTER, _HANDLE = 0.085, 0.7  # width of a letter of a legend, and of what is beside each text, in inches
+_LETTER, _HANDLE = 0.083, 0.48  # width of a letter of a legend, and of what is beside each text, in inches
 _ONE_LINE = 0.2  # height of names that a figure's own height includes, in inches
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
@@ -166,7 +166,7 @@ def add_legend(figure: Any, **style: Any) -> None:
     labels = [textwrap.fill(label, int((room - _HANDLE) / _LETTER), break_on_hyphens=False) for label in handles]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = min(len(labels), max(1, int(room / (_HANDLE + _LETTER * longest))))
-    style = {"loc": "outside lower left", "ncols": columns, "frameon": False, "labelcolor": INK} | style
-    legend = figure.legend(list(handles.values()), labels, **style)
+    style |= {"loc": "outside lower left", "ncols": columns, "handlelength": 1.5, "columnspacing": 1.0}
+    legend = figure.legend(list(handles.values()), labels, frameon=False, labelcolor=INK, **style)
     for number, text in enumerate(legend.get_texts()):
         text.set_gid(f"legend-{number}")

@@ -11,6 +11,7 @@ from gatewise.training import Score
 from gatewise.training.tasks.classify import ACCURACY
 
 _FEW = 6  # epochs, of which the second half needs no figure of its own
+_FEW_POINTS = 8  # whose intervals have caps; those of more would be a thicket
 
 
 def curves(values: Mapping[str, Sequence[Sequence[float]]], score: Score = ACCURACY) -> Drawing:
@@ -115,7 +116,7 @@ def accuracy_against_latency(
         error = None if low is None or high is None else [[factor * (value - low)], [factor * (high - value)]]
         of = list(points).index(rivals.get(name, name))
         colour, marker = series_style(of)
-        style = {"color": colour, "marker": marker, "capsize": 3}
+        style = {"color": colour, "marker": marker, "capsize": 3 if len(points) <= _FEW_POINTS else 0}
         if of != index:
             style["mfc"] = "none"
             other = points[rivals[name]]

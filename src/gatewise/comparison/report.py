@@ -23,7 +23,7 @@ from gatewise.training import score_named
 def write_report(results: Mapping[str, Any], out: Path) -> None:
     """Write report.html, its figures and results.md to the folder `out`."""
     title = score_of(results).title
-    costs, curves = _score_against_latency(results), _curves(results)
+    costs, curves = draw_costs(results), draw_curves(results)
     for drawing in (*costs, *curves):
         write_atomically(out / f"{drawing.name}.svg", drawing.svg())
     page = Page(
@@ -69,7 +69,7 @@ def _lead(results: Mapping[str, Any]) -> str:
     )
 
 
-def _score_against_latency(results: Mapping[str, Any]) -> list[Drawing]:
+def draw_costs(results: Mapping[str, Any]) -> list[Drawing]:
     """Draw the score of several networks against the latency of one image, rivals in the colour of their gates."""
     score, variants = score_of(results), results["variants"]
     if len(variants) < 2 or not all("latency_ms" in variant for variant in variants):
@@ -82,7 +82,7 @@ def _score_against_latency(results: Mapping[str, Any]) -> list[Drawing]:
     return [figures.accuracy_against_latency(points, score, rivals)]
 
 
-def _curves(results: Mapping[str, Any]) -> list[Drawing]:
+def draw_curves(results: Mapping[str, Any]) -> list[Drawing]:
     """Draw the validation scores while training, if they were kept."""
     variants = results["variants"]
     if not all(variant.get("curves") and all(variant["curves"]) for variant in variants):

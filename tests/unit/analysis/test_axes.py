@@ -58,7 +58,9 @@ def test_points_are_within_axes(drawing: Drawing) -> None:
 def _ticks(axis: Any) -> list[Any]:
     """Return the labels of the ticks that are drawn: those within the limits."""
     low, high = sorted(axis.get_view_interval())
-    return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    labels = [label for tick in ticks for label in (tick.label1, tick.label2)]
+    return [label for label in labels if label.get_visible() and label.get_text()]
 
 
 def test_texts_are_within_figure_and_apart(drawing: Drawing) -> None:
