@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import timm
 
@@ -78,10 +78,11 @@ def draw_competition(page: Path) -> Drawing:
     """Draw the change of the spread between channels, from the numbers on a page that `gatewise explain` wrote."""
     rows = page.read_text("utf-8").partition('<button type="button">spread before</button>')[2].partition("</table>")[0]
     cells = re.findall(r'<tr><td[^>]*>([^<]*)</td><td data-order="([^"]*)">[^<]*</td><td data-order="([^"]*)">', rows)
-    return competition_by_depth([
+    gates = [
         SimpleNamespace(path=path, spread_before=float(b), spread_after=float(a), competition=float(a) / float(b))
         for path, b, a in cells
-    ])
+    ]
+    return competition_by_depth(cast("Any", gates))
 
 
 def draw_unit() -> Drawing:

@@ -11,6 +11,7 @@ from gatewise.training import Score
 LINE = 0.155  # inches along an axis that an upright name needs
 _BESIDE = 0.8  # inches of a figure's width that are beside the axis
 _LETTERS = 26  # most letters of a name
+_UPRIGHT = 2  # most letters of names that fit next to each other
 _POINTS = 2.0  # least length of an axis in percent: equal numbers must not look different
 
 
@@ -20,29 +21,22 @@ def count_along(axes: Any) -> None:
 
 
 def name_along(axes: Any, names: Sequence[str], *, first: int = 1) -> None:
-    """Write names upright below the x axis at `first`, `first` + 1, ...; of many, each second, third, ..."""
+    """Write names below the x axis at `first`, `first` + 1, ...; of many, each second, third, ..."""
     step = -(-len(names) // int((axes.figure.get_figwidth() - _BESIDE) / LINE))
-    shown = [escape_mathtext(shortened(name)) for name in names[::step]]
-    axes.set_xticks(range(first, first + len(names), step), shown, rotation=90, fontsize=8)
+    write_names(axes.xaxis, names[::step], range(first, first + len(names), step), rotation=90)
+
+
+def write_names(axis: Any, names: Sequence[str], places: Sequence[int], *, rotation: int = 0) -> None:
+    """Write names at places of an axis, the long ones with an ellipsis; those of two letters are not rotated."""
+    written = [escape_mathtext(shortened(name)) for name in names]
+    turned = rotation if max(map(len, names), default=0) > _UPRIGHT else 0
+    axis.set_ticks(places, written, rotation=turned, fontsize=8)
 
 
 def name_gates_along(axes: Any, paths: Sequence[str]) -> None:
-    """Write the paths of gates or layers below the x axis at 1, 2, ..., without the parts that all of them share."""
-    name_along(axes, without_shared_parts(paths))
-
-
-def without_shared_parts(paths: Sequence[str]) -> list[str]:
-    """Return dotted paths without the first and the last parts that all of them share; each keeps a part.
-
-    >>> without_shared_parts(["net.conv1.gct", "net.layer1.0.conv1.gct"])
-    ['conv1', 'layer1.0.conv1']
-    """
-    parts = [path.split(".") for path in paths]
-    for end in (0, -1):
-        while len(parts) > 1 and min(map(len, parts)) > 1 and len({part[end] for part in parts}) == 1:
-            for part in parts:
-                del part[end]
-    return [".".join(part) for part in parts]
+    """Write the paths of gates or layers below the x axis at 1, 2, ..., without a last part that all of them share."""
+    shared = len({path.rpartition(".")[2] for path in paths}) == 1 and all("." in path for path in paths)
+    name_along(axes, [path.rpartition(".")[0] for path in paths] if shared else paths)
 
 
 def shortened(name: str, most: int = _LETTERS) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.axes import name_gates_along, shortened
+from gatewise.analysis.axes import name_gates_along, write_names
 from gatewise.analysis.drawing import (
     INK,
     Drawing,
@@ -55,11 +55,14 @@ class Depth:
     deviation: float
 
 
-def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
-    """Draw log(1 + count) of values by layer as colour, and mean and standard deviation as points with bars."""
-    counts = torch.stack([layer.counts for layer in layers], 1).double().log1p()
+def draw_density(layers: Sequence[Depth], edges: Tensor, line: float, axes: Any) -> None:
+    """Draw log(1 + count) of values by layer as colour, mean and standard deviation as points with bars, and a line.
+
+    The axis is as long as its content.
+    """
+    counts = torch.stack([layer.counts for layer in layers], 1).double()
     sides = torch.arange(len(layers) + 1) + 0.5
-    axes.pcolormesh(sides.tolist(), edges.tolist(), counts.tolist(), cmap="Blues", rasterized=True)
+    axes.pcolormesh(sides.tolist(), edges.tolist(), counts.log1p().tolist(), cmap="Blues", rasterized=True)
     for number, layer in enumerate(layers):
         bar = {
             "color": "#000000",
@@ -69,9 +72,21 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
         }  # not INK: it must not change with the page's colours
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
-    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(float(edges[0]), float(edges[-1])))
+    axes.axhline(line, color="#D55E00", lw=0.8, ls="--")
+    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=_occupied(layers, counts, edges, line))
     name_gates_along(axes, [layer.path for layer in layers])
     axes.grid(visible=False)
+
+
+def _occupied(layers: Sequence[Depth], counts: Tensor, edges: Tensor, line: float) -> tuple[float, float]:
+    """Return the range of bins with values, of the means, of the bars as far as there are bins, and of `line`."""
+    filled = counts.sum(1).nonzero().flatten()
+    bars = torch.tensor([layer.mean + sign * layer.deviation for layer in layers for sign in (-1, 1)])
+    means = torch.tensor([*(layer.mean for layer in layers), line])
+    seen = torch.cat([edges[filled], edges[filled + 1], bars.clamp(edges[0], edges[-1]), means])
+    low, high = (float(end) for end in seen[seen.isfinite()].aminmax())
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
 
 
 def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> tuple[Any, Any]:
@@ -84,8 +99,7 @@ def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> 
     mixed = len({s.is_additive for s in summaries}) > 1
     shift = summaries[0].neutral if mixed else 0.0  # bins of factors and of added values have the same width
     layers = [Depth(s.path, s.histogram, s.average - s.neutral * mixed, s.overall_deviation) for s in summaries]
-    draw_density(layers, summaries[0].edges - shift, axes)
-    axes.axhline(summaries[0].neutral - shift, color="#D55E00", lw=0.8, ls="--")
+    draw_density(layers, summaries[0].edges - shift, summaries[0].neutral - shift, axes)
     label = "added / rms of the map" if summaries[0].is_additive else "factor"
     axes.set(xlabel=_DEPTH, ylabel="factor - 1, or added / rms of the map" if mixed else label)
     return axes.figure, axes
@@ -149,8 +163,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
         for path, v in rows
     ]
     figure, axes = new_figure(3.0)
-    draw_density(layers, edges, axes)
-    axes.axhline(start, color="#D55E00", lw=0.8, ls="--")
+    draw_density(layers, edges, start, axes)
     axes.set(xlabel="gct, from input to output", ylabel=parameter)
     return Drawing(
         parameter,
@@ -288,7 +301,7 @@ def classes_by_channel(
     limit = float(shown.abs().max()) or 1.0
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(chosen)), [escape_mathtext(shortened(classes[number])) for number in chosen], fontsize=8)
+    write_names(axes.yaxis, [classes[number] for number in chosen], range(len(chosen)))
     axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)})")
     axes.set_xticks([])
     add_colour_bar(figure, mesh, f"{one} mean - mean")

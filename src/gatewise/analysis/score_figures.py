@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gatewise.analysis.axes import shortened
 from gatewise.analysis.drawing import (
     Drawing,
     add_legend,
@@ -32,7 +33,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
         classes: names of the classes.
     """
     shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    figure, axes = draw_shares(shares, classes, classes, "share of the class's images (%)")
+    figure, axes = draw_shares(shares, classes, classes, "images of the class (%)")
     axes.set(xlabel="predicted class", ylabel="class")
     if len(classes) <= _WRITTEN:
         for row, column in counts.nonzero().tolist():
@@ -65,8 +66,8 @@ def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: 
     for axes, picture, mistake in zip(panels.flat, pictures, mistakes, strict=False):
         axes.imshow(fit(picture, _SIDE))
         lines = [f"is {mistake.label}"] if mistake.label else []
-        shown = [_cut(escape_mathtext(line)) for line in (*lines, mistake.predicted)]
-        axes.text(0.5, -0.06, "\n".join(shown), transform=axes.transAxes, ha="center", va="top", fontsize=7)
+        shown = [escape_mathtext(shortened(line, 20)) for line in (*lines, mistake.predicted)]
+        axes.text(0.5, -0.06, "\n".join(shown), transform=axes.transAxes, ha="center", va="top", fontsize=8)
     rows = [
         [Cell(name), Cell(mistake.label), Cell(mistake.predicted)]
         for name, mistake in zip(names, mistakes, strict=True)
@@ -78,10 +79,6 @@ def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: 
         look_for="Wrong labels, images that show several things, and what these images have in common.",
         table=Table(["image", "label", "answer"], rows),
     )
-
-
-def _cut(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def reliability(bins: Mapping[str, Tensor]) -> Drawing:

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise.analysis.axes import shortened
-from gatewise.analysis.drawing import WIDTH, add_colour_bar, escape_mathtext, new_figure
+from gatewise.analysis.axes import write_names
+from gatewise.analysis.drawing import WIDTH, add_colour_bar, new_figure
 
 _MOST = 60  # names of one side that are written
-_CELL, _WIDEST = 0.3, 9.0  # inches
+_CELL, _WIDEST, _LOWEST = 0.3, 9.0, 2.6  # inches: a cell, and figures
 
 
 def draw_shares(shares: Tensor, rows: Sequence[str], columns: Sequence[str], label: str) -> tuple[Any, Any]:
@@ -25,16 +25,12 @@ def draw_shares(shares: Tensor, rows: Sequence[str], columns: Sequence[str], lab
     """
     width = min(_WIDEST, max(WIDTH, 2.0 + _CELL * len(columns)))
     cell = min(0.34, (width - 2.0) / len(columns))
-    figure, axes = new_figure(0.6 + cell * len(rows), width=width)
+    figure, axes = new_figure(max(_LOWEST, 0.6 + cell * len(rows)), width=width)
     axes.grid(visible=False)
     drawn = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest", aspect="auto")
     add_colour_bar(figure, drawn, label, axes)
     if len(columns) <= _MOST:
-        axes.set_xticks(range(len(columns)), _written(columns), rotation=90, fontsize=8)
+        write_names(axes.xaxis, columns, range(len(columns)), rotation=90)
     if len(rows) <= _MOST:
-        axes.set_yticks(range(len(rows)), _written(rows), fontsize=8)
+        write_names(axes.yaxis, rows, range(len(rows)))
     return figure, axes
-
-
-def _written(names: Sequence[str]) -> list[str]:
-    return [escape_mathtext(shortened(name)) for name in names]

@@ -7,8 +7,8 @@ import torch
 from matplotlib.transforms import Bbox
 
 from gatewise.analysis import figures, gate_figures, pixel_figures, run_figures, score_figures
-from gatewise.analysis.axes import without_shared_parts
-from gatewise.analysis.drawing import WIDTH, Drawing
+from gatewise.analysis.axes import name_along, name_gates_along
+from gatewise.analysis.drawing import WIDTH, Drawing, new_figure
 from gatewise.analysis.gate_stats import gate_statistics
 from support.gated_net import batches, net
 
@@ -38,6 +38,7 @@ DRAWN = {
     "gates of one network": lambda: gate_figures.dependence_by_depth(_summaries()),
     "classes of gates": lambda: gate_figures.classes_by_depth(_summaries(), ["ant", "bee", LONG]),
     "32 classes of pixels": lambda: pixel_figures.iou_by_class({"a": dict.fromkeys(CLASSES, 0.5)}),
+    "two confused classes": lambda: score_figures.confusion_matrix(torch.eye(2).long(), ["ant", "bee"]),
     "32 confused classes": lambda: score_figures.confusion_matrix(torch.eye(32).long(), CLASSES),
 }
 
@@ -66,7 +67,8 @@ def _ticks(axis: Any) -> list[Any]:
 def test_texts_are_within_figure_and_apart(drawing: Drawing) -> None:
     figure = drawing.figure
     names = [_ticks(axis) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    for group in (*names, *(legend.get_texts() for legend in figure.legends)):
+    labels = [[axis.label] for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+    for group in (*names, *labels, *(legend.get_texts() for legend in figure.legends)):
         boxes = [name.get_window_extent() for name in group]
         for number, box in enumerate(boxes):
             assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, group[number]
@@ -83,12 +85,35 @@ def test_score_axis_does_not_magnify_rounding() -> None:
         assert 0 <= low < high <= 100.5
 
 
+def test_values_near_the_identity_fill_their_axis() -> None:
+    layer = gate_figures.Depth("a.gct", torch.zeros(100).index_fill(0, torch.tensor([52]), 9.0), 1.05, 0.005)
+    far = gate_figures.Depth("b.gct", torch.zeros(100).index_fill(0, torch.tensor([99]), 9.0), 7.0, 30.0)
+    edges = torch.linspace(0, 2, 101)
+    for layers, lowest, highest in (([layer], 1.0, 1.06), ([layer, far], 0.0, 7.0)):
+        _, axes = new_figure(3.0)
+        gate_figures.draw_density(layers, edges, 1.0, axes)
+        margin = 0.05 * (highest - lowest)
+        assert axes.get_ylim() == pytest.approx((lowest - margin, highest + margin))
+
+
 def test_line_under_an_equal_one_is_seen() -> None:
     drawn = figures.curves({"a": [[0.5, 0.6]], "b": [[0.5, 0.6]], "c": [[0.5, 0.7]]})
     assert [line.get_linestyle() for line in drawn.figure.axes[0].lines] == ["-", "--", "-"]
 
 
-def test_shared_parts_of_paths_are_left_out() -> None:
-    assert without_shared_parts(["net.a.gct", "net.b.c.gct"]) == ["a", "b.c"]
-    assert without_shared_parts(["a.gct"]) == ["a.gct"]
-    assert without_shared_parts(["gct", "a.gct"]) == ["gct", "a.gct"]
+def test_gates_are_named_without_the_part_that_all_share() -> None:
+    for paths, names in (
+        (["a.0.gct", "b.gct"], ["a.0", "b"]),
+        (["a.gct", "a.se"], ["a.gct", "a.se"]),
+        (["gct", "a.gct"], ["gct", "a.gct"]),
+    ):
+        axes = new_figure(3.0)[1]
+        name_gates_along(axes, paths)
+        assert [name.get_text() for name in axes.get_xticklabels()] == names
+
+
+def test_short_names_are_not_turned() -> None:
+    for names, rotation in ((["0", "10"], 0), (["cat", "10"], 90)):
+        axes = new_figure(3.0)[1]
+        name_along(axes, names)
+        assert {name.get_rotation() for name in axes.get_xticklabels()} == {rotation}
