@@ -99,6 +99,11 @@ class Drawing:
         return buffer.getvalue()
 
 
+def _wrapped(label: str, letters: int) -> str:
+    """Return a label in lines of at most `letters`, which end after a comma or at a space if there is any."""
+    return label if len(label) <= letters else textwrap.fill(label.replace(",", ", "), letters, break_on_hyphens=False)
+
+
 def _add_room(figure: Any) -> None:
     """Make a figure higher by its legend, and by names below its axes that need more than one line."""
 
@@ -163,7 +168,7 @@ def add_legend(figure: Any, **style: Any) -> None:
     if not handles:
         return
     room = figure.get_figwidth() - 0.2
-    labels = [textwrap.fill(label, int((room - _HANDLE) / _LETTER), break_on_hyphens=False) for label in handles]
+    labels = [_wrapped(label, int((room - _HANDLE) / _LETTER)) for label in handles]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = min(len(labels), max(1, int(room / (_HANDLE + _LETTER * longest))))
     style |= {"loc": "outside lower left", "ncols": columns, "handlelength": 1.5, "columnspacing": 1.0}

@@ -50,7 +50,7 @@ def _extent(values: Mapping[str, Sequence[Sequence[float]]]) -> float:
 def _draw_curves(
     name: str, values: Mapping[str, Sequence[Sequence[float]]], score: Score, *, shows: str, first: int = 1
 ) -> Drawing:
-    """Draw curves whose first value is that of epoch `first`; a line that hides another one is dashed."""
+    """Draw curves whose first value is that of epoch `first`; lines that would hide another one are dashed."""
     figure, axes = new_figure(3.2)
     rows, tips, drawn = [], {}, []
     best_of = max if score.higher_is_better else min
@@ -63,7 +63,8 @@ def _draw_curves(
         low, high = list(map(min, columns)), list(map(max, columns))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0, gid=f"{gid}-band")
         style = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8), "color": colour, "lw": 1.5}
-        axes.plot(epochs, mean, label=escape_mathtext(variant), gid=gid, ls="--" if mean in drawn else "-", **style)
+        dashes = (-5 * drawn.count(mean), (5, 5 * (len(values) - 1)))  # each of several equal lines has its own places
+        axes.plot(epochs, mean, label=escape_mathtext(variant), gid=gid, ls=dashes if mean in drawn else "-", **style)
         drawn.append(mean)
         last, best = (f"{number:.2f}{score.unit}" for number in (mean[-1], best_of(mean)))
         tips[gid] = f"{variant}: {last} after epoch {epochs[-1]}, best {best}"

@@ -63,9 +63,7 @@ CHANGES = {
             "names take the room of the axes": replace("max(0.0, max(names, default=0.0) - _ONE_LINE)", "0.0"),
         },
         "add_legend": {
-            "long names leave the figure": replace(
-                "textwrap.fill(label, int((room - _HANDLE) / _LETTER), break_on_hyphens=False)", "label"
-            ),
+            "long names leave the figure": replace("_wrapped(label, int((room - _HANDLE) / _LETTER))", "label"),
         },
         "escape_mathtext": {
             "names are parsed as mathematics": drop_call("replace"),
@@ -93,7 +91,7 @@ CHANGES = {
         },
         "_draw_curves": {
             "the largest error is the best": replace("max if score.higher_is_better else min", "max"),
-            "a line hides the one below": replace("'--' if mean in drawn else '-'", "'-'"),
+            "a line hides the one below": replace("dashes if mean in drawn else '-'", "'-'"),
         },
         "accuracy_against_latency": {
             "legend omitted": remove("add_legend(figure)"),

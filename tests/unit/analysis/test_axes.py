@@ -1,5 +1,6 @@
 """Figures are readable: data within the axes, names that do not overlap, and equal lines that are both seen."""
 
+import re
 from typing import Any
 
 import pytest
@@ -97,8 +98,10 @@ def test_values_near_the_identity_fill_their_axis() -> None:
 
 
 def test_line_under_an_equal_one_is_seen() -> None:
-    drawn = figures.curves({"a": [[0.5, 0.6]], "b": [[0.5, 0.6]], "c": [[0.5, 0.7]]})
-    assert [line.get_linestyle() for line in drawn.figure.axes[0].lines] == ["-", "--", "-"]
+    drawn = figures.curves({"a": [[0.5, 0.6]], "b": [[0.5, 0.6]], "c": [[0.5, 0.7]], "d": [[0.5, 0.6]]})
+    assert [line.get_linestyle() for line in drawn.figure.axes[0].lines] == ["-", "--", "-", "--"]
+    offsets = re.findall(r"stroke-dashoffset: (-?[\d.]+)", drawn.svg())
+    assert len(set(offsets)) == 2, "equal lines have dashes at different places"
 
 
 def test_gates_are_named_without_the_part_that_all_share() -> None:

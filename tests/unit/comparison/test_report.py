@@ -166,6 +166,13 @@ def test_page_and_figures_fit_narrow_screen(browser: Browser, report: Path) -> N
     opened = open_file(browser, report)
     opened.page.set_viewport_size({"width": 400, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    opened.page.locator("tbody").first.evaluate(
+        "(body, name) => { body.rows[0].cells[0].textContent = name; body.rows[0].cells[0].className = 'long' }",
+        "gaternet:sites=inner,budget=0.5,gate_bias=0,group_size=16",
+    )
+    first = opened.page.locator("tbody tr").first.locator("td").first.bounding_box()
+    assert first is not None
+    assert first["width"] < 250, "the names, which stay in place, leave room for the other columns"
     pictures = "[...document.querySelectorAll('.picture')].map(e => e.scrollWidth - e.clientWidth)"
     assert opened.page.evaluate(pictures) == [0, 0]
     opened.page.context.close()
