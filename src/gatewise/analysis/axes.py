@@ -9,7 +9,7 @@ from gatewise.analysis.drawing import escape_mathtext
 from gatewise.training import Score
 
 LINE = 0.155  # inches along an axis that an upright name needs
-_BESIDE = 0.8  # inches of a figure's width that are beside the axis
+_BESIDE = 0.8  # inches of a figure's width that are not the axis
 _LETTERS = 26  # most letters of a name
 _UPRIGHT = 2  # most letters of names that fit next to each other
 _POINTS = 2.0  # least length of an axis in percent: equal numbers must not look different

@@ -21,7 +21,7 @@ INK = "#1b1b1c"  # black on paper; inline SVGs replace it by the page's text col
 COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#8A8A8A")
 MARKERS = "osD^vPX*"
 WIDTH = 5.0  # of a figure in inches; at three quarters of it, the text is readable and the figure fits a telephone
-_LETTER, _HANDLE = 0.083, 0.48  # width of a letter of a legend, and of what is beside each text, in inches
+_LETTER, _HANDLE = 0.083, 0.48  # width of a letter of a legend, and of what is left of each text, in inches
 _ONE_LINE = 0.2  # height of names that a figure's own height includes, in inches
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
