@@ -155,7 +155,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
     """Draw the distribution of one gct parameter over depth, as in the paper (Yang et al., CVPR 2020)."""
     values = torch.cat([value for _, value in rows])
     start = 1.0 if parameter == "alpha" else 0.0
-    low, high = min(start, float(values.min())), max(start, float(values.max()))
+    low, high = (float(end) for end in values.aminmax())
     margin = 0.05 * (high - low) or 0.5
     edges = torch.linspace(low - margin, high + margin, 61)
     layers = [

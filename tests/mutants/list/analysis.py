@@ -107,15 +107,13 @@ CHANGES = {
     },
     "analysis/gate_figures.py": {
         "_occupied": {
+            "the start of alpha off the axis": replace(
+                "torch.tensor([*(layer.mean for layer in layers), line])",
+                "torch.tensor([layer.mean for layer in layers])",
+            ),
             "means off the axis": replace(
                 "torch.cat([edges[filled], edges[filled + 1], bars.clamp(edges[0], edges[-1]), means])",
                 "torch.cat([edges[filled], edges[filled + 1]])",
-            ),
-        },
-        "parameter_by_depth": {
-            "the start of alpha off the axis": replace(
-                "(min(start, float(values.min())), max(start, float(values.max())))",
-                "(float(values.min()), float(values.max()))",
             ),
         },
         "classes_by_channel": {
