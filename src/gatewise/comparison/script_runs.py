@@ -113,7 +113,11 @@ class ScriptRun:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process and those that it has started: ask them first."""
+    """Stop a process and those that it has started: ask them first. Windows has no process groups: the process alone."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        process.wait()
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
