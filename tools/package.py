@@ -52,7 +52,7 @@ assert config["num_classes"] == 10
 """
 _FAST = """
 import torch, gatewise as gw
-gate, fused = (gw.make_gate("gct", 8, backend=backend) for backend in ("reference", "cpu"))
+gate, fused = (gw.make_gate("gct", 8, backend=backend) for backend in ("reference", "fused"))
 x = torch.randn(2, 8, 16, 16)
 torch.testing.assert_close(fused(x), gate(x))
 """
