@@ -1,4 +1,4 @@
-"""Print the page of the licences of all packages that gatewise and its extras install (`make licences`).
+"""Write docs/licences.md, with the licences of all packages that gatewise and its extras install (`make licences`).
 
 pip resolves the project with all its extras without installing anything, and reports the metadata of each package.
 The page has the direct dependencies, with the extras that they belong to, and those that these install in turn.
@@ -19,9 +19,8 @@ READ: dict[str, str] = {}  # licences of packages whose metadata has none, from 
 _LONGEST = 60  # characters of the metadata's field "License" that may be a name; longer ones are the text of a licence
 _PAGE = """# Licences
 
-gatewise is under Apache-2.0. It contains no code of other projects. What it installs has the licences below, as the packages state them
-in their metadata; `make licences` writes this page from what pip would install on Linux with Python {python}, and stops at a
-package that states none.
+gatewise is under Apache-2.0. The packages that it installs state the licences below in their metadata. `make licences`
+writes this page from what pip would install on Linux with Python {python}, and stops at a package that states none.
 
 ## Direct dependencies
 
@@ -49,7 +48,7 @@ def canonical(name: str) -> str:
 def direct_dependencies(project: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the extras of each direct dependency; that of the dependencies of gatewise alone is "core".
 
-    >>> direct_dependencies({"dependencies": ["torch>=2"], "optional-dependencies": {"ray": ["gatewise[train]", "ray"]}})
+    >>> direct_dependencies({"dependencies": ["torch"], "optional-dependencies": {"ray": ["gatewise[fast]", "ray"]}})
     {'torch': ['core'], 'ray': ['ray']}
     """
     found: dict[str, list[str]] = {}
@@ -86,12 +85,13 @@ def page(packages: Iterable[Mapping[str, Any]], direct: Mapping[str, list[str]])
 
 
 def main() -> None:
-    """Let pip resolve the project with all extras, and print the page."""
+    """Let pip resolve the project with all extras, and write the page."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = f"{ROOT}[{','.join(project['optional-dependencies'])}]"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     report = subprocess.run([*command, wanted], check=True, capture_output=True, text=True).stdout
-    print(page([entry["metadata"] for entry in json.loads(report)["install"]], direct_dependencies(project)), end="")
+    packages = [entry["metadata"] for entry in json.loads(report)["install"]]
+    (ROOT / "docs/licences.md").write_text(page(packages, direct_dependencies(project)), "utf-8")
 
 
 if __name__ == "__main__":

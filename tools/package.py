@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# What the source distribution has besides the package; the build adds PKG-INFO and .gitignore.
+# What the source distribution has apart from the package; the build adds PKG-INFO and .gitignore.
 BESIDE_SOURCE = (
     *("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml"),
     *("PKG-INFO", ".gitignore"),

@@ -113,8 +113,8 @@ class ScriptRun:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process and those that it has started: ask them first. Windows has no process groups: the process alone."""
-    if not hasattr(os, "killpg"):
+    """Stop a process and those that it has started: ask them first."""
+    if not hasattr(os, "killpg"):  # Windows: the process alone
         process.kill()
         process.wait()
         return
