@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-READ: dict[str, str] = {}  # licences of packages whose metadata has none, from their licence files
+# Packages whose metadata states no licence, and what their files say.
+READ = {"cuda-toolkit": "none stated (a list of other packages, without files of its own)"}
 _LONGEST = 60  # characters of the metadata's field "License" that may be a name; longer ones are the text of a licence
 _PAGE = """# Licences
 
