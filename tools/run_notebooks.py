@@ -19,7 +19,11 @@ COMMANDS = Path(sys.executable).parent  # where `!gatewise` is found
 def run(file: Path) -> nbformat.NotebookNode:
     """Return a notebook with the outputs of a new run, without times; an error in a cell is raised."""
     notebook = nbformat.read(file, as_version=4)
-    environment = {**os.environ, "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # of tqdm, if ipywidgets is not installed
+    }
     NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True).execute(env=environment)
     notebook.metadata.language_info = {"name": "python"}  # without the version of Python that ran it
     return notebook

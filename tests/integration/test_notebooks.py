@@ -55,8 +55,8 @@ def compared(cells: list[Cell]) -> None:
 def exported(cells: list[Cell]) -> None:
     """Check that both files are right, that routes compute less, and that both batches were timed."""
     text = shown(cells)
-    dense, routed = (float(value) for value in re.findall(r"([\d.]+) M multiply-adds", text))
-    assert routed < 0.75 * dense
+    ((routed, dense),) = re.findall(r"([\d.]+) M of ([\d.]+) M multiply-adds", text)
+    assert float(routed) < 0.75 * float(dense)
     assert text.count("logits agree within 0.001: True") == 2
     assert f"classes: {[str(digit) for digit in range(10)]}" in text
     assert len(re.findall(r"images: routes are [\d.]+ times as fast as dense", text)) == 2
