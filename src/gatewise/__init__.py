@@ -4,6 +4,8 @@ Every public name is imported on first use: `import gatewise` alone loads neithe
 `__init__.pyi` lists them.
 """
 
+# pyright: basic
+
 import importlib.util
 from pathlib import Path
 from typing import Any

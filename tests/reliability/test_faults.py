@@ -90,6 +90,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 # Full disks
 
 
+@pytest.mark.extended
 def test_training_on_full_disk_keeps_and_names_last_checkpoint(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
