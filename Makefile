@@ -101,7 +101,7 @@ bench: $(VENV)/.installed  ## run the benchmarks, minutes each; needs an idle ma
 	$(BIN)/python benchmarks/training_loop.py
 
 clean:  ## delete the environment, the default comparison and the site
-	rm -rf $(VENV) $(OUT) docs/_build docs/api docs/gates docs/commands.md
+	rm -rf $(VENV) $(OUT) docs/_build docs/jupyter_execute docs/api docs/gates docs/commands.md
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

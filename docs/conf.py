@@ -25,7 +25,7 @@ extensions = [
     "gate_pages",
     "site_links",
 ]
-exclude_patterns = ["_build", "results/*/**", "extension"]
+exclude_patterns = ["_build", "jupyter_execute", "results/*/**", "extension"]  # myst-nb writes the second
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # notebooks have their outputs; `make notebooks` writes them
 nb_render_markdown_format = "gfm"  # outputs in Markdown may have tables
