@@ -33,9 +33,11 @@ def check(
         Print the facts as JSON.
     """
     from gatewise.analysis.overview import overview
-    from gatewise.core.files import write_atomically, write_json
+    from gatewise.core.files import check_folder_writable, write_atomically, write_json
     from gatewise.data.inventory import take_inventory
 
+    if out is not None:
+        check_folder_writable(out)
     recipe = with_flags(None, flags)
     found = take_inventory(recipe.source)
     if out is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import check_format_not_newer, write_json
+from gatewise.core.files import check_folder_writable, check_format_not_newer, write_json
 from gatewise.exporting.forms import WithGates
 from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, package, versions
 from gatewise.exporting.writer import export, export_run
@@ -88,6 +88,7 @@ def bench_runtimes(
         if RUNTIMES[name].extra:
             package(name)
     target = Path(folder if out is None else out)
+    check_folder_writable(target)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)

@@ -203,7 +203,7 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         differing = [
             f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"
             for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(now, field.name)
+            if field.name != "keep_checkpoint" and getattr(self, field.name) != getattr(now, field.name)
         ]
         if differing:
             raise errors.InvalidValueError(

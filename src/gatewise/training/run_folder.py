@@ -10,7 +10,7 @@ from gatewise.core.files import read_json_lines
 from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
-from gatewise.training.checkpoint import complete_states, is_whole, state_progress
+from gatewise.training.checkpoint import complete_states, is_whole, keep_newest_states, state_progress
 
 
 def is_finished(folder: Path) -> bool:
@@ -20,7 +20,13 @@ def is_finished(folder: Path) -> bool:
 
 def holds_run(out: Path) -> bool:
     """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
-    return is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+    trained = (out / RECIPE).exists() and (out / WEIGHTS).exists()  # somebody removed the metrics
+    return trained or is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+
+
+def clear_checkpoints(out: Path, *, keep: bool) -> None:
+    """Remove the checkpoints of a finished run, whose results are on the disk; `keep` leaves the last."""
+    keep_newest_states(out / CHECKPOINTS, 1 if keep else 0)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -80,9 +86,9 @@ def finished_metrics(out: Path) -> dict[str, Any] | None:
     try:
         return read_metrics(out)
     except errors.DataError as error:
-        raise errors.DataError(
-            f"{error} Or remove it: the same command with --resume writes it again. {last_good(out)}"
-        ) from None
+        _, intact = _damaged_and_intact(out / CHECKPOINTS)
+        again = "trains the run again." if intact is None else f"writes it again. {last_good(out)}"
+        raise errors.DataError(f"{error} Or remove it: the same command with --resume {again}") from None
 
 
 @contextlib.contextmanager

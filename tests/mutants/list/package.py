@@ -212,10 +212,16 @@ CHANGES = {
             ),
             "state written in place": drop_call("beside_name"),
         },
-        "check_writable": {
+        "check_folder_writable": {
+            "a file taken for a folder": remove("check_is_folder(folder)"),
+        },
+        "check_file_writable": {
+            "a folder taken for a file": replace("file.is_dir()", "False"),
+            "a device taken for a file": remove("_check_no_device(file)"),
+        },
+        "_try_to_write": {
             "folder made by the writability check": replace(
-                "existing_parent = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
-                "folder.mkdir(parents=True, exist_ok=True); existing_parent = folder",
+                "while not path.parent.exists(): path = path.parent", "path.parent.mkdir(parents=True, exist_ok=True)"
             ),
         },
         "held": {

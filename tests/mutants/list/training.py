@@ -86,7 +86,9 @@ CHANGES = {
         },
         "train": {
             "held: trainings do not lock": replace("with processes.holding_folder(out):\n    ...", "if True:\n    ..."),
-            "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
+            "unwritable folder found late": remove(
+                "processes.on_main_process(functools.partial(check_folder_writable, out))"
+            ),
             "bar left running": remove("progress.stop()"),
             "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
         },
