@@ -89,11 +89,10 @@ def train(
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
-        keep = recipe.keep_checkpoint
-        if holds_run(out):
-            there = Recipe.load(out / RECIPE)
+        there = Recipe.load(out / RECIPE) if holds_run(out) else None
+        if there is not None:
             there.check_same_recipe(recipe, out)
-            keep |= there.keep_checkpoint
+        keep = recipe.keep_checkpoint or (there is not None and there.keep_checkpoint)
         finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
         newest = "finished" if finished else max((state.name for state in states), default="")
         processes.check_same_everywhere(f"state of {out}", newest)
@@ -113,10 +112,10 @@ def train(
         setup.announce(progress)
         try:
             with processes.joined():
-                if not states and processes.is_main:
+                if processes.is_main and (not states or there != recipe):  # the data was moved
                     recipe.save(out / RECIPE)
-                    if dataset.division is not None:
-                        dataset.division.write(out)
+                if processes.is_main and not states and dataset.division is not None:
+                    dataset.division.write(out)
                 training = Training(
                     title=plan.title,
                     data=recipe.data,
