@@ -14,18 +14,21 @@ TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site package bench clean
+.PHONY: compare test test-extended test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site package bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
 
 test: $(VENV)/.developed  ## run the default test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -m "not extended and not slow and not gpu" --numprocesses auto --dist worksteal
+
+test-extended: $(VENV)/.developed  ## run the tests of seconds each that the default suite leaves out; .ci/run runs both
+	$(BIN)/python -m pytest -m "extended and not slow and not gpu" --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/.developed  ## run the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses auto --dist worksteal
 
-test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest supported torch
+test-oldest: .venv-oldest/.developed  ## run the default and extended tests with the oldest supported torch
 	.venv-oldest/bin/python -m pytest $(TESTS) --numprocesses auto --dist worksteal
 
 .venv-oldest/.developed: pyproject.toml

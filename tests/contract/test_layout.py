@@ -50,7 +50,7 @@ def test_unit_mirrors_the_package() -> None:
 
 
 def test_package_has_few_entries_and_layers() -> None:
-    entries = {file.name for file in (ROOT / "src/gatewise").iterdir()} - {"__pycache__", "__init__.py"}
+    entries = {file.name for file in (ROOT / "src/gatewise").iterdir()} - {"__pycache__", "__init__.py", "__init__.pyi"}
     (layers,) = (
         contract["layers"]
         for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]

@@ -49,6 +49,7 @@ def open_unevenly(model: nn.Module) -> None:
 # --- Networks of two libraries ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "network",
     [pytest.param(n, marks=[pytest.mark.slow] if n.slow else [], id=f"{n.library}-{n.name}") for n in NETWORKS],
@@ -112,6 +113,7 @@ def detector() -> FasterRCNN:
     return FasterRCNN(backbone, num_classes=3, min_size=64, max_size=96, rpn_post_nms_top_n_test=20)
 
 
+@pytest.mark.extended
 def test_detector_trains_with_gates_and_keeps_frozen_norms() -> None:
     model = detector().eval()
     images = [torch.rand(3, 64, 80), torch.rand(3, 64, 64)]

@@ -46,6 +46,7 @@ def test_inductor_output_agrees(kind: str) -> None:
     assert compiles_in_training(kind, backend="inductor") == ""
 
 
+@pytest.mark.extended
 def test_page_matches_generator() -> None:
     versions = re.compile(r"(?<=`make docs` with ).*?\.$", flags=re.MULTILINE)
     assert versions.sub("", PAGE.read_text()) == versions.sub("", page()), "docs/compatibility.md is stale: make docs"

@@ -76,6 +76,7 @@ def test_run_shows_the_images_of_its_training_when_files_were_added(tmp_path: Pa
     assert [row[0] for row in after.division.rows] == [row[0] for row in before.division.rows]
 
 
+@pytest.mark.extended
 @pytest.mark.situation("splits: gates are compared on groups of images")
 def test_comparison_records_split_and_draws_groups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -110,6 +111,7 @@ def test_comparison_records_split_and_draws_groups(
     assert "split.csv lists 30 images, the data has 29 now or other splits" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 @pytest.mark.situation("splits: the same image in train/ and val/")
 def test_leaks_are_in_the_report(tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "comparison"

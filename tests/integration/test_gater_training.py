@@ -89,6 +89,7 @@ def test_digits_are_learned_within_budget(tmp_path: Path, budget: float) -> None
     assert metrics["accuracy"] > 0.95
 
 
+@pytest.mark.extended
 def test_comparison_counts_executed_macs(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, [parse_gates(text) for text in ("none", "gaternet")], 2, tmp_path / "out")
     none, gated = results["variants"]
@@ -120,6 +121,7 @@ def test_invalid_gater_rejected_first(
     assert not (tmp_path / "out" / "runs").exists()
 
 
+@pytest.mark.extended
 def test_spec_of_run_rebuilds_net(tmp_path: Path) -> None:
     trained(tmp_path / "run", dataclasses.replace(GATED, gate="se+gaternet:sites=residual,gater=resnet20", epochs=1))
     net, config = load_model(tmp_path / "run")
@@ -168,6 +170,7 @@ def test_weights_of_gater_rejected_for_plain_network(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extended
 def test_budget_plan_covers_stages_and_restarts_from_other_weights(tmp_path: Path) -> None:
     gated = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5")
     trained(tmp_path / "first", gated)
@@ -254,6 +257,7 @@ def test_training_prints_problems_of_gates(tmp_path: Path, capsys: pytest.Captur
     assert "warning: no gate depends on the image" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gate", ["gaternet:budget=0.5", "gaternet:sparsity=0.1", "gaternet:gater=local,budget=0.5"])
 def test_gater_in_bf16_matches_float32_numbers(tmp_path: Path, gate: str) -> None:
     metrics = train(

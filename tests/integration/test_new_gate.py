@@ -14,8 +14,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project with the page's example: one new file, and the line that makes its class public."""
     folder = tmp_path_factory.mktemp("project")
     copy_with_example(folder, "gates")
-    (line,) = re.findall(r"`(from gatewise\.gates\.\w+ import \w+)`", page())
-    public = folder / "src/gatewise/__init__.py"
+    (line,) = re.findall(r"`(from \.gates\.\w+ import \w+ as \w+)`", page())
+    public = folder / "src/gatewise/__init__.pyi"
     public.write_text(f"{public.read_text()}\n{line}\n")
     return folder
 

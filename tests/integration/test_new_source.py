@@ -83,6 +83,7 @@ def loaded(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.extended
 def test_source_of_installed_package_is_found(installed: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
     assert loaded(installed, str(tmp_path / "photos")).stdout == "cat dog\n"

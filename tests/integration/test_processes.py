@@ -49,6 +49,7 @@ def result_of(folder: Path, rank: int, count: int = 2) -> dict[str, Any]:
     return json.loads((folder / f"{rank}_of_{count}.json").read_text())
 
 
+@pytest.mark.extended
 def test_two_processes_train_to_weights_and_log_of_one(trained: Path) -> None:
     alone, together = (trained / f"of_{count}/plain" for count in (1, 2))
     for name, value in weights(alone).items():
@@ -63,6 +64,7 @@ def test_two_processes_train_to_weights_and_log_of_one(trained: Path) -> None:
     assert equal(one, two)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", ["plain", "normed", "gater", "scenes"])
 def test_metrics_use_kept_weights_and_each_validation_image_once(trained: Path, case: str) -> None:
     """29 images, in batches of 16, are evaluated by two processes; one process finds the same bits."""
@@ -82,6 +84,7 @@ def test_metrics_use_kept_weights_and_each_validation_image_once(trained: Path, 
         assert {name: result_of(trained, rank)[case][name] for name in found.results} == found.results
 
 
+@pytest.mark.extended
 def test_only_main_process_writes(trained: Path) -> None:
     main_process, other = (result_of(trained, rank)["written"] for rank in (0, 1))
     assert any("metrics.json" in line for line in main_process)
@@ -93,6 +96,7 @@ def test_only_main_process_writes(trained: Path) -> None:
     assert not list((trained / "of_2").rglob("*.part"))
 
 
+@pytest.mark.extended
 def test_batch_norm_statistics_are_those_of_process_0(trained: Path) -> None:
     recipe = recipe_of("one_step", trained)
     data = data_of(recipe)
@@ -107,6 +111,7 @@ def test_batch_norm_statistics_are_those_of_process_0(trained: Path) -> None:
     torch.testing.assert_close(kept, expected.detach(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
     results, other = (result_of(trained, rank)["comparison"] for rank in (0, 1))
     assert results == other == json.loads((trained / "of_2/comparison/results.json").read_text())
@@ -116,17 +121,20 @@ def test_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
         assert found["macs"] == expected["macs"]
 
 
+@pytest.mark.extended
 def test_noise_depends_on_process_and_step(trained: Path) -> None:
     seeds = [result_of(trained, rank)["seeds"] for rank in (0, 1)]
     assert len(seeds[0]) == len(seeds[1]) > 10
     assert not set(seeds[0]) & set(seeds[1])
 
 
+@pytest.mark.extended
 def test_pixel_has_same_weight_in_every_process(trained: Path) -> None:
     assert result_of(trained, 0)["gradient"] == pytest.approx(result_of(trained, 0, 1)["gradient"])
     assert any(result_of(trained, 0)["gradient"])
 
 
+@pytest.mark.extended
 def test_unevenly_shared_batch_rejected(trained: Path) -> None:
     expected = (
         "2 processes cannot share a batch of 15 images evenly. "

@@ -230,6 +230,7 @@ def test_score_is_of_saved_network_on_complete_images(done: Path, folder: Path) 
     assert int(saved[..., 0].sum()) == int((a == b)[counted].sum())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("changes", "score"),
     [
@@ -479,6 +480,7 @@ def test_differences_over_images_use_miou(compared: tuple[Path, dict[str, Any]])
 # Pages
 
 
+@pytest.mark.extended
 def test_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, _ = compared
     runs = [out / "runs" / name / "seed_0" for name in ("gc-context", "nl-context", "none")]
@@ -550,6 +552,7 @@ def test_any_size_and_folder_can_be_predicted(
     assert re.search(r"a.png: (background|disc) \d+\.\d %", capsys.readouterr().out)
 
 
+@pytest.mark.extended
 def test_classifier_predicts_most_likely_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(Recipe(epochs=1, precision="fp32", gate="gaternet"), tmp_path / "run")
     digits = gw.data.load_dataset("digits")

@@ -39,6 +39,7 @@ def test_extension_examples_are_correct(name: str) -> None:
     assert doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", [name if name in {"gct", "lrn"} else pytest.param(name, marks=pytest.mark.slow) for name in gw.gate_names()]
 )

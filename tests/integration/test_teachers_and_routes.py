@@ -63,6 +63,7 @@ def test_routes_are_drawn_after_dense_epochs(tmp_path: Path, monkeypatch: pytest
     assert [row["open_fraction"] for row in rows] == pytest.approx([1.0, 0.5, 0.5])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_resumed_training_has_same_routes_and_weights(tmp_path: Path, epoch: int) -> None:
     recipe = dataclasses.replace(ROUTED, epochs=3, dense_epochs=1, teacher="self")
@@ -89,6 +90,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extended
 def test_gates_of_a_run_become_routes_that_are_trained_further(
     tmp_path: Path, gated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_run_with_a_gater_does_not_begin_with_all_gates_open(
     assert metrics["before"]["loss"] != pytest.approx(setup.learner.evaluate_all_open(setup.validation).scores["loss"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("gate", "given", "message"),
     [

@@ -78,6 +78,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 # Full disks
 
 
+@pytest.mark.extended
 def test_training_on_full_disk_keeps_and_names_last_checkpoint(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_safe_repr_stops_at_third_level() -> None:
 # The fuzzer
 
 
+@pytest.mark.extended
 def test_100_inputs_do_no_harm(tmp_path: Path) -> None:
     make_files(tmp_path / "base", exported=False)
     found = fuzz(100, 0, seed=1, base=tmp_path / "base")

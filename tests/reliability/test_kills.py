@@ -60,6 +60,7 @@ def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
     return "saving" if being_written(out, process.pid) else "training"
 
 
+@pytest.mark.extended
 def test_killed_training_has_no_corrupt_file_and_same_final_bytes(tmp_path: Path) -> None:
     train(RECIPE, tmp_path / "uninterrupted", dataset=DATASET)
     expected = outcome(tmp_path / "uninterrupted")

@@ -55,6 +55,7 @@ def test_network_computes_what_it_did(name: str) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", RUNS)
 def test_every_file_of_run_is_read(name: str) -> None:
     opened = Run.open(OLD / name).checked()
@@ -107,6 +108,7 @@ def test_unfinished_training_is_not_opened_as_a_run() -> None:
         Run.open(OLD / "unfinished")
 
 
+@pytest.mark.extended
 def test_comparison_continues(tmp_path: Path) -> None:
     out = copied("comparison", tmp_path)
     kept = (out / "runs/none/seed_0/metrics.json").read_bytes()

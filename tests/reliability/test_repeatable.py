@@ -48,6 +48,7 @@ def epochs(batches: Batches, augmentation: Augmentation) -> list[Tensor]:
     return [tensor for pair in pairs for tensor in pair]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gate", ["none", "gct", "gaternet"])
 def test_same_seed_writes_same_bytes(tmp_path: Path, gate: str) -> None:
     recipe = dataclasses.replace(RECIPE, gate=gate, epochs=2)
@@ -66,6 +67,7 @@ def test_number_of_threads_does_not_change_batches(threads: int, augmentation: A
     assert found == digest(epochs(make_batches(images(), 4, ZERO, ONE, augmentation=augmentation), augmentation))
 
 
+@pytest.mark.extended
 def test_number_of_workers_does_not_change_bytes_of_run(folder: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, data=str(folder), batch_size=4, epochs=2, loading="stream", augmentation="crop"

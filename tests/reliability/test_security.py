@@ -47,7 +47,7 @@ FORBIDDEN = {
 }
 ALLOWED = {
     ("core/_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
-    ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
+    ("__init__.py", "importlib.import_module"): "its own packages, when one is first used",
     ("core/registry.py", "importlib.import_module"): "the files of a package whose files register themselves",
     ("comparison/cluster.py", "importlib.import_module"): "its own module, on a machine that may not have it",
     ("comparison/script_runs.py", "subprocess.Popen"): "runs the command that the user gives to compare --command",

@@ -1,12 +1,10 @@
 """`gatewise compare` in a separate process, and what it wrote."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,15 +24,6 @@ def finished(process: subprocess.Popen[str]) -> str:
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return errors
-
-
-def without_times(out: Path) -> dict[str, Any]:
-    """Return a comparison's results without times and without the name of its folder, which its commands have."""
-    results = json.loads((out / "results.json").read_text().replace(str(out), "OUT"))
-    times = ("latency_ms", "training_images_per_second")
-    results["variants"] = [{k: v for k, v in variant.items() if k not in times} for variant in results["variants"]]
-    results.pop("training_speed", None)
-    return results
 
 
 @pytest.fixture(scope="module")

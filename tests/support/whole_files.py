@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 
 from gatewise.training import Recipe
 
-TIMES = {"seconds", "images_per_second", "latency_ms", "training_images_per_second"}
+TIMES = {"seconds", "images_per_second", "latency_ms", "training_images_per_second", "training_speed"}
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if path.parent.parent.name == "checkpoints" and path.parent != max(path.parent.parent.glob("step_*")):
             continue  # the older one depends on where a training was stopped
         if path.name in {"metrics.json", "results.json"}:
-            found[name] = _without_times(json.loads(path.read_text().replace(str(folder), "OUT")))
+            found[name] = without_times(path, folder)
         elif path.suffix == ".jsonl":
             found[name] = [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix in {".safetensors", ".yaml", ".json"}:
@@ -93,10 +93,21 @@ def outcome(folder: Path) -> dict[str, Any]:
     return found
 
 
+def without_times(file: Path, folder: Path) -> dict[str, Any]:
+    """Return a JSON file without times and without the name of the folder, which the commands in it have."""
+    return _without_times(json.loads(file.read_text().replace(str(folder), "OUT")))
+
+
 def _without_times(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _without_times(value) for key, value in values.items() if key not in TIMES}
-    return [_without_times(value) for value in values] if isinstance(values, list) else values
+    if isinstance(values, list):
+        return [_without_times(value) for value in values if not _is_about_times(value)]
+    return values
+
+
+def _is_about_times(value: Any) -> bool:
+    return isinstance(value, str) and "time for one image" in value
 
 
 def leftovers(folder: Path) -> list[str]:

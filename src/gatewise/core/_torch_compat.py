@@ -6,17 +6,19 @@ Hook dictionaries of modules are in `gatewise.core.hooks`.
 
 # pyright: basic
 
+import contextlib
 import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, fx, nn
 from torch.autograd import forward_ad
+from torch.fx import config
 from torch.utils import flop_counter
 
 
@@ -140,6 +142,20 @@ def enclosing_calls(node: fx.Node) -> dict[str, str]:
 def has_calls(graph: fx.Graph) -> bool:
     """Return whether the nodes of a graph of torch.export tell which modules they belong to."""
     return any("nn_module_stack" in node.meta for node in graph.nodes)
+
+
+@contextlib.contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Let torch.export look up no lines of code for the operations: that is a sixth of its time.
+
+    A release that does not know the setting looks them up.
+    """
+    before = getattr(config, "do_not_emit_stack_traces", False)
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 _OPERATOR = type(torch.ops.aten.add.Tensor)

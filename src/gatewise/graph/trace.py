@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
-from gatewise.core._torch_compat import enclosing_calls, has_calls, has_meta_tensors, operator_name
+from gatewise.core._torch_compat import (
+    enclosing_calls,
+    has_calls,
+    has_meta_tensors,
+    operator_name,
+    without_stack_traces,
+)
 from gatewise.core.hooks import names_of, submodule
 from gatewise.core.layer_types import (
     ANY_CONVOLUTIONS,
@@ -240,7 +246,8 @@ def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
-    program = torch.export.export(model, inputs, strict=False)
+    with without_stack_traces():
+        program = torch.export.export(model, inputs, strict=False)
     if not has_calls(program.graph):
         raise errors.InvalidValueError("this release of torch does not record the modules of operations")
     given = program.graph_signature.user_inputs

@@ -369,6 +369,7 @@ def test_invalid_input_is_one_line(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.extended
 def test_runs_on_different_images_are_not_shown_side_by_side(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "plain", tmp_path / "elsewhere")
     recipe = opening.Recipe.load(tmp_path / "elsewhere" / "recipe.yaml")

@@ -52,6 +52,7 @@ def rows(drawing: Drawing) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(drawing.csv())))
 
 
+@pytest.mark.extended
 def test_every_drawing_is_svg_png_and_csv_with_caption(drawings: list[Drawing]) -> None:
     assert len({drawing.name for drawing in drawings}) == len(drawings)
     for drawing in drawings:

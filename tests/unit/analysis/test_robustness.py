@@ -64,6 +64,7 @@ def compared(original: Compared, few_digits: None, tmp_path: Path) -> Path:
     return shutil.copytree(original.out, tmp_path / "copy")
 
 
+@pytest.mark.extended
 def test_comparison_on_corrupted_images(original: Compared) -> None:
     out, results, calls = original
     assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
@@ -85,6 +86,7 @@ def test_comparison_on_corrupted_images(original: Compared) -> None:
     assert "elastic_transform (digital)" in page
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("calls")
 def test_scores_are_those_of_the_corrupted_images(compared: Path) -> None:
     run = Run.open(compared / "runs/se/seed_1")
@@ -98,6 +100,7 @@ def test_scores_are_those_of_the_corrupted_images(compared: Path) -> None:
         assert value == pytest.approx(float((logits.argmax(1) == labels[chosen]).float().mean()))
 
 
+@pytest.mark.extended
 def test_kept_scores_are_used_while_the_weights_are_the_same(compared: Path, calls: list[tuple[str, int, int]]) -> None:
     run = Run.open(compared / "runs/se/seed_1")
     made = len(calls)
@@ -109,6 +112,7 @@ def test_kept_scores_are_used_while_the_weights_are_the_same(compared: Path, cal
     assert len(calls) == made + 15 * 5 * 20 + 1
 
 
+@pytest.mark.extended
 def test_masks_do_not_fit_corrupted_images(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(compared / "runs/none/seed_0")
     (run.folder / "corruptions.json").unlink()

@@ -70,6 +70,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 # Real processes
 
 
+@pytest.mark.extended
 def test_process_trains_with_progress_on_stderr_and_json_on_stdout(tmp_path: Path) -> None:
     result = command("train", "--gate", "se", *QUICK, "--out", "run", "--json", folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -434,6 +435,7 @@ def test_default_workers_is_one_per_processor(
 # Comparing
 
 
+@pytest.mark.extended
 def test_compare_prints_its_results_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--gates", "none,se", "--seeds", "1", *QUICK, "--out", "all", "--json"]) == 0
     results = json.loads(printed(capsys)[0])
@@ -441,6 +443,7 @@ def test_compare_prints_its_results_as_json(here: Path, capsys: pytest.CaptureFi
     assert [variant["gates"] for variant in results["variants"]] == ["none", "se"]
 
 
+@pytest.mark.extended
 def test_compare_prints_table_and_path_of_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--gates", "none,gct:mode=l1,eps=1e-4@inner", "--seeds", "1", *QUICK, "--out", "all"]) == 0
     out, _ = printed(capsys)

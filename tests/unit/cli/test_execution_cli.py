@@ -65,6 +65,7 @@ def test_interrupted_compaction_leaves_no_run(gated: Path, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.extended
 def test_without_progress_nothing_is_printed(
     gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

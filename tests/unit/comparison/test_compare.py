@@ -264,6 +264,7 @@ def test_markdown_table_has_row_for_each_gate(done: Comparison) -> None:
 # Repeated and resumed
 
 
+@pytest.mark.extended
 def test_repeated_comparison_only_writes_report(
     done: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +313,7 @@ def test_interrupted_comparison_resumes(few_digits: None, tmp_path: Path) -> Non
     assert curves[0] == curves[1]
 
 
+@pytest.mark.extended
 def test_added_seed_and_gate_reuse_existing_runs(few_digits: None, tmp_path: Path) -> None:
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     before = content_of(tmp_path / "runs")
@@ -335,6 +337,7 @@ def test_other_recipe_in_same_folder_rejected_first(few_digits: None, tmp_path: 
 # Choices to compare
 
 
+@pytest.mark.extended
 def test_without_none_first_gate_is_baseline(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, parse_gates_list("se,gc"), 1, tmp_path)
     se, gc = results["variants"]
@@ -346,6 +349,7 @@ def test_without_none_first_gate_is_baseline(few_digits: None, tmp_path: Path) -
     assert "difference to se, over seeds" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.extended
 def test_gates_of_model_are_those_of_every_variant(few_digits: None, tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, model="resnet20+se@stage_end", gate="gct")
     compare(recipe, parse_gates_list("gct,gc@stage_end"), 1, tmp_path)
@@ -358,6 +362,7 @@ def test_gates_of_model_are_those_of_every_variant(few_digits: None, tmp_path: P
     assert kinds["gc-stage_end"] == ["SqueezeExcite", "GlobalContext"] * 3
 
 
+@pytest.mark.extended
 def test_progress_shows_run_and_number_of_runs(
     few_digits: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,6 +467,7 @@ def test_empty_comparison_rejected(
 # Tuning, options, places
 
 
+@pytest.mark.extended
 def test_seeds_tune_own_network_in_two_stages_and_plain_in_one(few_digits: None, tmp_path: Path) -> None:
     gates = [parse_gates(text) for text in ("none", "gct")]
     compare(QUICK, gates[:1], 2, tmp_path / "plain")
@@ -490,6 +496,7 @@ def test_options_and_places_are_compared_like_gates(few_digits: None, tmp_path: 
     assert list(sites.values()) == [21, 21, 21, 9, 9, 21]
 
 
+@pytest.mark.extended
 def test_diverging_run_is_listed_and_others_are_compared(
     few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

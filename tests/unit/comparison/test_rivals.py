@@ -57,6 +57,7 @@ def test_rival_has_the_cost_of_the_network_with_gates(tmp_path: Path) -> None:
     assert nl.network.startswith("resnet20_wider:parameters=")
 
 
+@pytest.mark.extended
 def test_expected_cost_of_a_gaternet_follows_its_budget(tmp_path: Path) -> None:
     gates = ["gaternet:budget=0.4", "gaternet:budget=1"]
     some, everything = choose_rivals(TINY, gates, ["macs"], first_digits(), tmp_path)
@@ -174,6 +175,7 @@ def compared(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return out, compare(TINY, gates, 2, out, rivals=["params"])
 
 
+@pytest.mark.extended
 def test_rivals_are_trained_and_judged(compared: tuple[Path, dict[str, Any]]) -> None:
     out, results = compared
     rows = {variant["gates"]: variant for variant in results["variants"]}
@@ -200,6 +202,7 @@ def test_rivals_are_trained_and_judged(compared: tuple[Path, dict[str, Any]]) ->
     assert network in page
 
 
+@pytest.mark.extended
 def test_missing_rival_of_a_gaternet_is_said(compared: tuple[Path, dict[str, Any]]) -> None:
     out, results = compared
     sentence = results["summary"][-1]
@@ -210,6 +213,7 @@ def test_missing_rival_of_a_gaternet_is_said(compared: tuple[Path, dict[str, Any
     assert missing_rivals({**results, "chosen_rivals": tried}) == []
 
 
+@pytest.mark.extended
 def test_comparison_continues_with_its_rivals(compared: tuple[Path, dict[str, Any]], few_digits: None) -> None:
     out, results = compared
     before = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*/metrics.json")}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
+from torch.fx import config
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +28,8 @@ COMPAT = "core/_torch_compat.py"
 HOOKS = "core/hooks.py"
 MODULE_PRIVATES = {name for name in vars(nn.Module()) if name.startswith("_")} | {"_apply", "_call_impl", "_version"}
 HOOK_DICTIONARIES = {name for name in MODULE_PRIVATES if "_hooks" in name}
+
+LINES_CAN_BE_LEFT_OUT = hasattr(config, "do_not_emit_stack_traces")
 
 
 def _private(name: str) -> bool:
@@ -326,6 +329,13 @@ def test_export_records_shapes_and_the_inputs_of_the_user() -> None:
     assert shapes == {(2, 4, 5, 5)}, broken("nodes have the metadata `val` with a shape", "graph/trace.py")
     names = [node.name for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     assert len(names) == 1, broken("graph_signature.user_inputs has the names of placeholders", "graph/trace.py")
+
+
+@pytest.mark.skipif(not LINES_CAN_BE_LEFT_OUT, reason="this release of torch has no such setting")
+def test_export_can_leave_out_lines_of_code() -> None:
+    with _torch_compat.without_stack_traces():
+        assert [node.stack_trace for node in operations(exported(Twice()))] == [None] * 5
+    assert all(node.stack_trace for node in operations(exported(Twice())))
 
 
 def test_export_calls_the_forward_of_an_instance() -> None:

@@ -219,6 +219,7 @@ def test_image_size_scales_shorter_side_and_crops_centre(tmp_path: Path) -> None
     assert (pixels[:, :2] == 0).all()
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not CIFAR10.exists(), reason=f"{CIFAR10} is not here")
 def test_cifar10_matches_pillow(tmp_path: Path) -> None:
     for split in ("train", "validation"):

@@ -44,6 +44,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 # The conditional network
 
 
+@pytest.mark.extended
 @given(drawn_networks)
 @settings(max_examples=15)
 def test_conditional_network_equals_masked_network(drawn: tuple[list[str], int, int, str]) -> None:
@@ -130,6 +131,7 @@ def details_in(file: Path) -> dict[str, Any]:
     return json.loads(extra["gatewise"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("form", FORMS)
 def test_exported_file_equals_network_on_any_route(
     gated: Path,
@@ -176,6 +178,7 @@ def test_exported_file_has_metadata(gated: Path, files: dict[str, Path]) -> None
     onnx.checker.check_model(model)
 
 
+@pytest.mark.extended
 def test_run_without_gater_has_only_logits(plain: Path, tmp_path: Path) -> None:
     found = export_run(plain, tmp_path / "plain.onnx")
     assert (found["kinds"], found["flipped"]) == (0, 0)
@@ -210,6 +213,7 @@ def test_constant_route_is_detected_and_leaves_no_file(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("frozen.onnx", "an older one")]
 
 
+@pytest.mark.extended
 def test_without_progress_nothing_is_printed(gated: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_run(gated, tmp_path / "gated.onnx", images=2)
     assert tuple(capfd.readouterr()) == ("", "")
@@ -452,6 +456,7 @@ def int8_of(spec: str, file: Path) -> tuple[torch.Tensor, torch.Tensor]:
         return net(x), opened(file)(x)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "gate", ["gct", *(pytest.param(n, marks=pytest.mark.slow) for n in gw.gate_names() if n != "gct")]
 )

@@ -56,6 +56,7 @@ def test_network_with_inserted_gates_is_exported(tmp_path: Path) -> None:
     assert details_of(tmp_path / "net.onnx")["image_size"] == [12, 12]
 
 
+@pytest.mark.extended
 @pytest.mark.situation("export of a GaterNet without a run")
 @pytest.mark.parametrize("form", ["masked", "compact", pytest.param("skip", marks=PICKS)])
 def test_gater_net_is_exported_in_each_form(form: str, tmp_path: Path) -> None:

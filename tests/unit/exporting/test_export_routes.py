@@ -93,6 +93,7 @@ def test_routes_have_their_own_dense_weights_without_norms(file: tuple[Path, dic
     assert not [node for node in graph.node if node.op_type == "Conv"]
 
 
+@pytest.mark.extended
 def test_maps_of_the_images_size_are_written_row_by_row(tmp_path: Path) -> None:
     net = gater_net([nn.Softmax(1), nn.Conv2d(4, 2, 1)])
     out = tmp_path / "net.onnx"
@@ -101,12 +102,14 @@ def test_maps_of_the_images_size_are_written_row_by_row(tmp_path: Path) -> None:
     torch.testing.assert_close(in_runtime(out, larger)["logits"], net(larger).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_maps_of_another_free_size_are_refused(tmp_path: Path) -> None:
     net = gater_net([nn.ReLU(), nn.MaxPool2d(2)])
     with pytest.raises(InvalidValueError, match=r"axis 2 of the output has another. Export for a fixed size"):
         gw.export(net, tmp_path / "net.onnx", example=IMAGES, form="routes", routes=PATTERNS, any_size=True)
 
 
+@pytest.mark.extended
 def test_split_files_are_the_parts(net: gw.GaterNet, tmp_path: Path) -> None:
     options: dict[str, Any] = {"example": IMAGES, "form": "routes", "routes": PATTERNS[:2], "split": True}
     found = gw.export(net, tmp_path / "net.onnx", **options)
@@ -124,6 +127,7 @@ def test_split_files_are_the_parts(net: gw.GaterNet, tmp_path: Path) -> None:
         torch.testing.assert_close(logits, net(own).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_each_route_is_quantised_over_images_that_take_it(
     net: gw.GaterNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +147,7 @@ def test_each_route_is_quantised_over_images_that_take_it(
     assert "DequantizeLinear" not in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
+@pytest.mark.extended
 def test_route_that_differs_is_found_though_no_image_takes_it(
     net: gw.GaterNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +220,7 @@ class OfBrightness(nn.Module):
         return torch.stack([mean, -mean], 1)
 
 
+@pytest.mark.extended
 def test_learned_routes_keep_their_own_norms(learned: gw.GaterNet, tmp_path: Path) -> None:
     found = gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form="routes")
     assert found["images_of_routes"] == [*TAKEN]
@@ -268,6 +274,7 @@ def test_routes_are_the_gates_that_most_images_of_a_cluster_open() -> None:
         routes_from_gates(net, [IMAGES], 10)
 
 
+@pytest.mark.extended
 def test_run_without_routes_is_given_some(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "net.onnx"
     arguments = ["export", str(gated), "--form", "routes", "--out", str(out)]

@@ -62,6 +62,7 @@ def test_segmenter_keeps_image_size(done: Path, tmp_path: Path) -> None:
     assert read_json(tmp_path / "config.json")["scale"] == net.config["scale"]
 
 
+@pytest.mark.extended
 def test_compacted_run_can_be_shared(small: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(small).save_pretrained(tmp_path)
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(gw.load_model(small)[0]))

@@ -31,6 +31,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
     monkeypatch.setattr("gatewise.exporting.runtime_bench.interleaved_latency", times)
 
 
+@pytest.mark.extended
 def test_forms_are_compared_with_fastest_dense_one(
     gated: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ class ByKeyword(nn.Module):
 # The paper's numbers
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("model", "gates", "parameters"),
     [("resnet20", 336, 547_842), ("resnet56", 1008, 1_137_186), ("resnet164_gaternet", 7200, 1_957_202)],
@@ -238,6 +239,7 @@ def test_gates_in_channels_last_code_close_filters() -> None:
 # Which layers
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -606,6 +608,7 @@ def test_bf16_gates_survive_save_and_load() -> None:
     assert torch.equal(first[0], second[0])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gater", ["light", pytest.param("local", marks=pytest.mark.slow)])
 def test_compiled_net_agrees(gater: str) -> None:
     net = small(gater=gater)
@@ -615,6 +618,7 @@ def test_compiled_net_agrees(gater: str) -> None:
     assert_close(compiled(images(5)), net(images(5)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gater", ["light", "local"])
 def test_exported_net_agrees_at_other_batch_size_and_routes(gater: str) -> None:
     net = small(gater=gater)

@@ -23,6 +23,7 @@ def printed(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.extended
 @interpreted
 def test_kernels_in_interpreter_match_definition() -> None:
     assert printed("gates_in_interpreter.py") == "168 cases\n"

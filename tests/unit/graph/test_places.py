@@ -267,6 +267,7 @@ def check_inner(model: nn.Module, place: Place, x: Tensor) -> None:
     assert len(consumers(model, place, index, x)) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "step"),
     [("resnet18", 1), ("torchvision resnet18", 1), ("resnet50", 7), ("vgg11_bn", 5), ("densenet121", 19)],

@@ -21,6 +21,7 @@ from gatewise.models.serialization import load_model, save_model
 from support.random_networks import BLOCKS, CLOSE, Scripted, drawn_networks, gater_net, images, made
 
 
+@pytest.mark.extended
 @given(drawn_networks)
 def test_compacted_network_equals_masked_network(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn), images(8)
@@ -50,6 +51,7 @@ def check_work(small: gw.GaterNet, net: gw.GaterNet, x: torch.Tensor) -> None:
         assert own.macs == positions * layer.weight.numel()  # type: ignore[union-attr,operator]
 
 
+@pytest.mark.extended
 @settings(max_examples=6)
 @given(drawn_networks)
 def test_without_decided_gates_plain_network_remains(drawn: tuple[list[str], int, int, str]) -> None:
@@ -237,6 +239,7 @@ def test_always_open_filters_use_up_their_share_of_budget() -> None:
     assert float(small.price.share.sum()) == pytest.approx(1)
 
 
+@pytest.mark.extended
 def test_compacted_net_is_saved_and_loaded(tmp_path: Path) -> None:
     spec = gw.ModelSpec.parse("resnet20+gaternet:gater=light")
     torch.manual_seed(3)

@@ -54,6 +54,7 @@ NETWORKS = {
 LARGE = ("densenet121+gct", "resnet26d+gct", "mobilenetv2_050+gct", "resnet20+gct:mode=l1,activation=elu")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=pytest.mark.slow) if spec in LARGE else spec for spec in NETWORKS]
 )
@@ -276,6 +277,7 @@ def test_called_gate_between_layer_and_other_gate() -> None:
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gate", [gw.SqueezeExcite, gw.GlobalContext, gw.GatedChannelTransform])
 def test_gates_as_timm_attn_layer(gate: type) -> None:
     timm = pytest.importorskip("timm")
@@ -333,6 +335,7 @@ def test_copies_and_compilers() -> None:
     assert torch.equal(twin.undo()(x), net(x))
 
 
+@pytest.mark.extended
 def test_compiled_network_takes_single_image_after_weights_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("resnet20+gct@inner+se")
     monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)

@@ -24,6 +24,7 @@ from support.random_networks import CLOSE, conv, drawn_networks, gater_net, imag
 from support.skipping import patterns
 
 
+@pytest.mark.extended
 @given(drawn_networks, st.sampled_from(["mask", "skip", "bucket"]))
 def test_every_mode_equals_masked_network(drawn: tuple[list[str], int, int, str], mode: str) -> None:
     net, x = made(drawn, letters="?"), images(5)
@@ -35,6 +36,7 @@ def test_every_mode_equals_masked_network(drawn: tuple[list[str], int, int, str]
     assert_close(output, net(x), **CLOSE)
 
 
+@pytest.mark.extended
 @settings(max_examples=5)  # each compacts a network
 @given(drawn_networks)
 def test_compacted_net_can_be_skipped(drawn: tuple[list[str], int, int, str]) -> None:
@@ -56,6 +58,7 @@ def test_grouped_convolution_compacted_to_depthwise_is_complete() -> None:
     assert_close(fast(images(4)), net(images(4)), **CLOSE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("mode", ["skip", "bucket"])
 @pytest.mark.parametrize("sites", ["inner", "residual"])
 def test_local_gates_are_decided_in_the_forward(mode: str, sites: str) -> None:
@@ -71,6 +74,7 @@ def test_local_gates_are_decided_in_the_forward(mode: str, sites: str) -> None:
     assert_close(output, net(x), **CLOSE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("model", ["resnet20", "resnet18_cifar:width=8"])
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_executed_work_equals_executed_macs(model: str, group_size: int) -> None:
@@ -86,6 +90,7 @@ def test_executed_work_equals_executed_macs(model: str, group_size: int) -> None
         assert counter.get_total_flops() == 2 * int(net.executed_macs(gates))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "gates", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("gct", "se", "gc")), "gct+se"]
 )

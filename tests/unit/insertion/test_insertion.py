@@ -302,6 +302,7 @@ def test_torch_export_agrees(place: str) -> None:
     assert program.module()(image(3, 3, 64, 64)).shape == (3, 1000)
 
 
+@pytest.mark.extended
 @torch.no_grad()
 def test_torch_compile_in_one_graph_agrees() -> None:
     model, x = network("resnet18"), image()
@@ -414,6 +415,7 @@ def test_no_gate_is_inserted_inside_another(first: str, options: dict[str, Any])
     assert all(path.count(".") == 1 for path in gw.gates_in(net))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("text", ["se+gct", "gct+gct@inner", "gct@inner+se@inner", "gc+gc@residual_end+gct@stage_end"])
 @pytest.mark.filterwarnings("ignore:a gate of this kind was already at this place")
 def test_insert_all_places_each_gate_as_if_alone(text: str) -> None:

@@ -79,6 +79,7 @@ def test_timm_lists_presets() -> None:
     assert timm.list_models("*.gatewise", pretrained=True) == sorted(f"{name}.{TAG}" for name in IDENTITIES)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in TIMMS[1:] else name for name in PRESETS]
 )
@@ -236,6 +237,7 @@ def test_gates_inserted_manually_need_param_group_fn() -> None:
 # ---- timm's train.py -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["gct_resnet18", "gct_resnet20", "gater_resnet56"])
 def test_calls_of_timm_train_py_work(name: str, tmp_path: Path) -> None:
     """Build, describe, average, step, save and resume like the script."""

@@ -95,6 +95,7 @@ def test_context_blocks_of_mmcv_load(tmp_path: Path, *, multiply: bool) -> None:
     assert agree(ours, theirs)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("norm", [False, True])
 def test_non_local_blocks_of_mmcv_load(tmp_path: Path, *, norm: bool) -> None:
     theirs = with_blocks(lambda c: MmcvNonLocal(c, norm=norm), "nonlocal_block")
@@ -115,6 +116,7 @@ def test_both_layouts_of_triplet_attention_load(tmp_path: Path, block: Any, *, o
     assert agree(ours, theirs, images)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["pcam", "triplet"])
 def test_triplet_attention_loads_by_earlier_names(tmp_path: Path, name: str) -> None:
     theirs, ours = with_blocks(lambda _: Triplet(old=True), name), tiny("triplet")
@@ -125,6 +127,7 @@ def test_triplet_attention_loads_by_earlier_names(tmp_path: Path, name: str) -> 
     assert agree(other, newer)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("layer", "gate", "options"),
     [
@@ -156,6 +159,7 @@ def test_different_timm_default_is_reported(tmp_path: Path) -> None:
         gw.load_weights(tiny("gc"), file)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("depth", [20, 56])
 def test_released_gaternet_loads(tmp_path: Path, depth: int) -> None:
     theirs = shaken(ReleasedGaterNet(depth))
@@ -174,6 +178,7 @@ def test_released_gaternet_loads(tmp_path: Path, depth: int) -> None:
         torch.testing.assert_close(own_logits, their_logits, rtol=2e-4, atol=2e-4 * float(their_logits.abs().max()))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("to", "make"),
     [
@@ -217,6 +222,7 @@ def test_gate_without_foreign_form_rejected() -> None:
         gw.convert_weights(tiny("gct"), "caffe")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("detector", ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"])
 def test_torchvision_detectors_load_mmdetection_backbone(tmp_path: Path, detector: str) -> None:
     import torchvision

@@ -117,6 +117,7 @@ def with_attention(layer: str) -> nn.Module:
     return timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), **options)
 
 
+@pytest.mark.extended
 @pytest.mark.situation("a network that has attention modules of its own loads its own file")
 @pytest.mark.parametrize(
     ("layer", "gate"),

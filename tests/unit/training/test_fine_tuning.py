@@ -234,6 +234,7 @@ def test_moving_average_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytes
     assert (model(pixels).argmax(1) != saved).sum() <= 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "changes",
     [
