@@ -69,6 +69,13 @@ def test_folder_or_device_in_place_of_file_rejected_first(
     assert rejected(name, out, capsys) == f"{out} is a pipe or device, expected a regular file. Choose another path."
 
 
+def test_file_in_place_of_folder_of_figures_rejected_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    words = ["explain", "nowhere", "--out", str(tmp_path / "page.html"), "--figures", str(tmp_path / "file")]
+    assert run(words) == 2
+    assert capsys.readouterr().err == f"gatewise: {tmp_path / 'file'} is not a folder. Choose another --out.\n"
+
+
 @pytest.mark.parametrize("name", ["evaluate", "explain"])
 def test_file_that_is_no_page_is_not_replaced(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.safetensors").write_text("kept")

@@ -93,7 +93,7 @@ def bench(
     run
         Folder of a finished run.
     out
-        Folder for bench.json and, with a gater, bench.svg [the run folder].
+        Folder for bench.json and, with a gater, bench.svg, which are replaced [the run folder].
     batch_sizes
         Batch sizes to time, separated by commas.
     rounds
@@ -242,7 +242,7 @@ def export(
     run
         Folder of a finished run.
     out
-        File to write, with the suffix of its format.
+        File to write or to replace, with the suffix of its format.
     to
         Format of the file.
     form

@@ -29,7 +29,7 @@ def explain(
     runs
         Folders of finished runs.
     out
-        The HTML file to write; it loads nothing from the internet.
+        The HTML file to write or to replace; it loads nothing from the internet.
     data
         Data set to use instead of the runs' own.
     split

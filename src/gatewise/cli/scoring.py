@@ -39,7 +39,7 @@ def evaluate(
         validation, test, train or all images [validation images of the run's own data; of other data the test or
         validation images if it has such splits, otherwise all].
     out
-        The HTML page to write [evaluation.html in the run folder].
+        The HTML page to write or to replace [evaluation.html in the run folder].
     shown
         Number of images with the worst answers to show.
     corruptions

@@ -250,7 +250,7 @@ class OptimisationOptions(Section):
     )
     compile: bool = option(False, "compile the network with torch.compile for training; evaluations are not compiled")
     keep_checkpoint: bool = option(
-        False, "keep the last checkpoint of a complete run, which otherwise has its weights only"
+        False, "keep the last checkpoint of a finished run, for the state of its optimizer; otherwise it is removed"
     )
     precision: str = option(
         "auto", "auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast; evaluations are in float32"

@@ -51,7 +51,15 @@ CHANGES = {
             "names with an underscore leave the legend": replace("' ' if name.startswith('_') else ''", "''"),
         },
     },
+    "analysis/page.py": {
+        "check_page_writable": {
+            "a page replaces any file": replace("out.suffix.lower() not in _SUFFIXES", "False"),
+        },
+    },
     "analysis/explanation.py": {
+        "check_outputs": {
+            "figures are refused at the end": remove("check_folder_writable(Path(figures_in))"),
+        },
         "explain_opened": {
             "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"

@@ -184,6 +184,15 @@ CHANGES = {
             "an error has unlimited length": replace("len(text) <= _MAX_LENGTH", "True"),
         },
     },
+    "core/hub_connection.py": {
+        "cache_if_unreachable": {
+            "the hub's client waits for a connection": replace("problem is None", "True"),
+            "the hub stays cut off": remove("constants.HF_HUB_OFFLINE = before"),
+        },
+        "_why_unreachable": {
+            "the hub is never asked": remove("hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=_TIMEOUT)"),
+        },
+    },
     "core/files.py": {
         "write_atomically": {
             "file renamed before it is written": replace(
@@ -424,6 +433,14 @@ CHANGES = {
             "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
             "multiply-adds of the batch": replace("2 * len(example)", "2"),
             "counting in train mode": replace("rehearsal(model)", "contextlib.nullcontext(model)"),
+        },
+        "expected_seconds": {
+            "calls that are not timed take no time": replace("_UNCOUNTED + calls", "calls"),
+        },
+        "_timers": {
+            "times do not wait for a GPU": replace(
+                "{} if clock is None else {'timer': clock}", "{'timer': clock or __import__('time').perf_counter}"
+            ),
         },
         "interleaved_latency": {
             "latency not interleaved": replace(
