@@ -51,11 +51,6 @@ CHANGES = {
             "names with an underscore leave the legend": replace("' ' if name.startswith('_') else ''", "''"),
         },
     },
-    "analysis/page.py": {
-        "check_page_writable": {
-            "a page replaces any file": replace("out.suffix.lower() not in _SUFFIXES", "False"),
-        },
-    },
     "analysis/explanation.py": {
         "check_outputs": {
             "figures are refused at the end": remove("check_folder_writable(Path(figures_in))"),
@@ -197,6 +192,9 @@ CHANGES = {
         },
     },
     "analysis/page.py": {
+        "check_page_writable": {
+            "a page replaces any file": replace("out.suffix.lower() not in _SUFFIXES", "False"),
+        },
         "Page.render": {
             "a page treats names as code": replace("autoescape=True", "autoescape=False"),
             "page not escaped": replace("autoescape=True", "autoescape=False"),
