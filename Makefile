@@ -14,7 +14,7 @@ TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-extended test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site package bench clean
+.PHONY: compare test test-extended test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples licences check docs site package bench clean help
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -59,6 +59,9 @@ audit: $(VENV)/.developed  ## list known vulnerabilities of the installed packag
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --local --skip-editable
 
+licences: .venv-package/.installed  ## write docs/licences.md: every package that gatewise and its extras install; fails if one states no licence
+	.venv-package/bin/python tools/licences_page.py
+
 coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included; TESTS= selects tests
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest $(TESTS) --numprocesses auto --dist worksteal
@@ -88,13 +91,22 @@ docs: $(VENV)/.developed  ## write the generated pages, the flags of recipes and
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
 
-package: $(VENV)/.developed  ## build and check wheel and source distribution, and try each extra in an empty environment; EXTRAS= chooses
-	$(BIN)/python tools/package.py $(if $(EXTRAS),--extras "$(EXTRAS)")
+package: .venv-package/.installed  ## build and check wheel and source distribution, and try each extra in an empty environment; EXTRAS= chooses
+	.venv-package/bin/python tools/package.py $(if $(EXTRAS),--extras "$(EXTRAS)")
+
+.venv-package/.installed: pyproject.toml
+	test -x .venv-package/bin/python || $(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-package/bin/python -m pip install --quiet --group package
+	touch $@
 
 bench: $(VENV)/.installed  ## run the benchmarks, minutes each; needs an idle machine
 	$(BIN)/python benchmarks/gates.py
 	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/training_loop.py
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 clean:  ## delete the environment, the default comparison and the site
 	rm -rf $(VENV) $(OUT) docs/_build docs/api docs/gates docs/commands.md

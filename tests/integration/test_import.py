@@ -208,6 +208,58 @@ def test_library_works_without_extra_packages() -> None:
     assert result.stdout == "21 (1, 10)\n"
 
 
+OPTIONAL = (
+    *HEAVY,
+    *("PIL", "datasets", "huggingface_hub", "imagecorruptions", "jinja2", "numba", "onnx", "onnxruntime", "onnxscript"),
+    *("pyarrow", "ray", "tensorboard", "tifffile", "torchmetrics"),
+)
+NAMED = {  # what needs a package of an extra, and the extra that the error names
+    "gw.train(gw.Recipe(), 'run')": "train",
+    "gw.compare(gw.Recipe(), [()], 1, 'comparison')": "train",
+    "gw.judge('scores.csv', out='judged')": "train",
+    "gw.explain(net, [x], 'page.html')": "train",
+    "gw.analysis.GateStats(net)": "train",
+    "gw.make_model('resnet18')": "train",
+    "gw.data.load_dataset('pictures')": "train",
+    "gw.data.load_dataset('digits')": "train",
+    "list(gw.predict(net, ['a.png'], classes=['a'], mean=[0] * 3, std=[1] * 3, image_size=[8, 8]))": "train",
+    "__import__('gatewise.integrations.timm')": "train",
+    "gw.export(net, 'net.onnx', example=x)": "export",
+    "gw.PretrainedNet": "hub",
+    "gw.data.load_dataset('hub:mnist')": "hub",
+    "gw.data.corruptions.corrupted(x[0], 'fog', 1, 0)": "corruptions",
+    "gw.make_gate('gct', 8, backend='fused')(torch.zeros(1, 8, 4, 4))": "fast",
+}
+CALL = """
+import json, re, sys, torch
+from pathlib import Path
+calls, missing = map(json.loads, sys.argv[1:])
+sys.modules.update(dict.fromkeys(missing))
+import gatewise as gw
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+x = torch.zeros(2, 3, 8, 8)
+gw.insert_gates(net, "gct", example=x)
+Path("scores.csv").write_text("variant,seed,score\\nnone,0,1\\nnone,1,2\\ngct,0,2\\ngct,1,4\\n")
+Path("a.png").write_bytes(b"png")
+for name in ("a/1", "a/2", "b/1", "b/2"):
+    Path("pictures", name).parent.mkdir(parents=True, exist_ok=True)
+    Path("pictures", f"{name}.png").write_bytes(name.encode())
+found = {}
+for call in calls:
+    try:
+        eval(call)
+    except gw.GatewiseError as error:
+        found[call] = re.findall(r"pip install 'gatewise\\[(\\w+)\\]'", str(error)) or str(error)
+print(json.dumps(found))
+"""
+
+
+def test_each_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
+    result = python("-c", CALL, json.dumps([*NAMED]), json.dumps(OPTIONAL), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {call: [extra] for call, extra in NAMED.items()}
+
+
 def test_missing_training_package_is_one_line(tmp_path: Path) -> None:
     result = python("-c", BLOCK, "accelerate", "train", "--epochs", "1", "--out", str(tmp_path / "run"))
     assert result.returncode == 2

@@ -372,7 +372,7 @@ def of_format(path: Path, number: object, key: str = "format") -> None:
     path.write_text(json.dumps(values))
 
 
-NEWER = r"{} has format 2, but this version of gatewise supports formats up to 1\. Upgrade"
+NEWER = r"{} has format 2, but this version of gatewise supports formats up to 1\. Install a newer"
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoints/step_000000006/state.json"])

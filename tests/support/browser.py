@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-CHROMIUM = Path("/usr/bin/chromium")
+_NAMES = ("chromium", "google-chrome", "chromium-browser")  # of Debian, the runners of GitHub, older Ubuntu
+CHROMIUM = Path(next(filter(None, map(shutil.which, _NAMES)), "chromium"))
 
 
 @dataclasses.dataclass

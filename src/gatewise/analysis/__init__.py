@@ -3,8 +3,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gatewise.core import _validation
-
 if TYPE_CHECKING:
     from gatewise.analysis.gate_stats import GateStats
     from gatewise.analysis.recording import GateRecorder
@@ -17,8 +15,6 @@ if not TYPE_CHECKING:  # otherwise type checkers would accept misspelt names
         """Import `GateStats` and `GateRecorder` on first use, because `GateStats` loads torchmetrics."""
         if name not in __all__:
             raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
-        if name == "GateStats":
-            _validation.import_optional("torchmetrics", "GateStats")
         file = {"GateStats": "gate_stats", "GateRecorder": "recording"}[name]
         return getattr(importlib.import_module(f"gatewise.analysis.{file}"), name)
 

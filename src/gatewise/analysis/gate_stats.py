@@ -3,18 +3,22 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torchmetrics import Metric
 
 from gatewise import errors
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.recording import GateRecorder, Recorded
 from gatewise.core import _validation
 from gatewise.insertion.insert import gates_in
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+else:
+    Metric = _validation.import_optional("torchmetrics", "GateStats").Metric
 
 NEAR = 0.05  # relative change below which a value counts as near the identity
 BINS = 100

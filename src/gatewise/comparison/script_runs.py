@@ -114,6 +114,10 @@ class ScriptRun:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Stop a process and those that it has started: ask them first."""
+    if not hasattr(os, "killpg"):  # Windows: the process alone
+        process.kill()
+        process.wait()
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

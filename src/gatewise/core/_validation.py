@@ -355,6 +355,6 @@ def check_format_number(path: Path, found: object, newest: int) -> None:
         )
     if found > newest:
         raise NewerFormatError(
-            f"{path} has format {found}, but this version of gatewise supports formats up to {newest}. Upgrade "
-            f"(pip install --upgrade gatewise), or use another folder; nothing was changed."
+            f"{path} has format {found}, but this version of gatewise supports formats up to {newest}. Install a "
+            f"newer gatewise, or use another folder; nothing was changed."
         )

@@ -71,6 +71,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # an empty one, because Windows renames over no folder
         temporary.rename(folder)
         flush_folder(folder.parent)
     except errors.StorageError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
+from gatewise.core import _validation
 from gatewise.core.reasons import reason_of
 
 _NOT_OPENED = ("EPS", "WMF")
@@ -26,20 +27,20 @@ def open_image(where: str, content: bytes | None, kind: str = "image", *, load: 
 
     Raises:
         DataError: the content is empty, truncated or not an image.
+        MissingExtraError: Pillow is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    pillow = _validation.import_optional("PIL.Image", "reading images")
     if not content:
         raise errors.DataError(f"{where}: no image bytes.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images and unusual metadata
-            image = Image.open(io.BytesIO(content))  # reads the header only
+            image = pillow.open(io.BytesIO(content))  # reads the header only
             _check_needs_no_program(image)
             if load:
                 image.load()
     except Exception as error:  # decoders of untrusted bytes can raise any error
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        reason = "unknown format" if isinstance(error, pillow.UnidentifiedImageError) else reason_of(error)
         raise errors.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
     return image
 
@@ -62,9 +63,8 @@ def pixels_of(image: Any) -> Tensor:
 
 def picture_of(pixels: Tensor) -> Any:
     """Return (1 or 3, H, W) uint8 as a PIL image in RGB."""
-    from PIL import Image
-
-    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    pillow = _validation.import_optional("PIL.Image", "showing images")
+    return pillow.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def fit(image: Any, height: int, width: int | None = None) -> Any:

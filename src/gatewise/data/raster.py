@@ -175,11 +175,10 @@ def converted(image: Any, mode: str, where: str = "image") -> Any:
 
 def _tiff_tags(content: bytes) -> Any:
     """Return the tags of the first page, or {} if they cannot be read."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
+    tags_of = _validation.import_optional("PIL.TiffImagePlugin", "reading images").ImageFileDirectory_v2
     with contextlib.suppress(Exception):  # then opening the image explains
         head = content[: 16 if content[2:4] in (b"+\0", b"\0+") else 8]
-        return _page(content, ImageFileDirectory_v2(head).next, head)
+        return _page(content, tags_of(head).next, head)
     return {}
 
 

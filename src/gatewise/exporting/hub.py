@@ -125,7 +125,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
             raise errors.DataError(
                 f"{folder} was not written: {abridged(self.spec)} does not build this network ({reason})"
             ) from None
-        (temporary / _CARD).write_text(str(self.generate_model_card()))
+        (temporary / _CARD).write_text(str(self.generate_model_card()), "utf-8")
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  (no further options: the mixin would pass them to the constructor)

@@ -58,6 +58,7 @@ CHANGES = {
             "output of an interrupted run is kept": remove("shutil.rmtree(folder / _OUTPUT, ignore_errors=True)"),
             "a failed command counts": remove("if code: ..."),
         },
+        "_stop": {"without process groups a command goes on": remove("process.kill()")},
     },
     "core/statistics.py": {
         "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},

@@ -63,6 +63,13 @@ CHANGES = {
             ),
         },
     },
+    "data/decode.py": {
+        "open_image": {
+            "images without Pillow: no extra is named": replace(
+                "_validation.import_optional('PIL.Image', 'reading images')", "__import__('PIL.Image').Image"
+            ),
+        },
+    },
     "data/raster.py": {
         "read_raster": {
             "EXIF orientation ignored": remove("image = ImageOps.exif_transpose(image)"),

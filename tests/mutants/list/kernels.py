@@ -81,6 +81,7 @@ CHANGES = {
         "Kernel.__init__": {
             "stale kernels": remove("function.__qualname__ += f'_{_sources()}'"),
         },
+        "runtime": {"a file that is no library stops gates": replace("OSError", "ValueError")},
     },
     "gates/kernels/cpu/scheduling.py": {
         "phase_of": {

@@ -221,7 +221,8 @@ CHANGES = {
         "new_folder": {
             "half a state left on a full disk": replace("shutil.rmtree(temporary, ignore_errors=True)", "pass"),
             "a folder has its name before it is filled": replace(
-                "yield temporary; temporary.rename(folder)", "temporary.rename(folder); yield folder"
+                "yield temporary\nwith contextlib.suppress(OSError):\n    folder.rmdir()\ntemporary.rename(folder)",
+                "temporary.rename(folder); yield folder",
             ),
             "state written in place": drop_call("beside_name"),
         },

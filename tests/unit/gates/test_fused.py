@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -483,6 +484,13 @@ def test_hooks_on_mask_are_called() -> None:
     gate.backend = "fused"
     with pytest.raises(gw.GatewiseError, match="conv_mask has hooks"):
         gate(torch.randn(1, 8, 4, 4))
+
+
+def test_files_that_are_no_libraries_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/libiomp5md.lib").write_bytes(b"!<arch>")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert openmp.runtime.__wrapped__() is None
 
 
 @pytest.mark.parametrize(

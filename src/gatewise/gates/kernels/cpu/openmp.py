@@ -40,7 +40,10 @@ def supported_types() -> tuple[torch.dtype, ...]:
 def runtime() -> ctypes.CDLL | None:
     """Return torch's own OpenMP library, or None if it is not in torch/lib."""
     for file in sorted(Path(torch.__file__).parent.glob("lib/lib*omp*")):
-        library = ctypes.CDLL(str(file))
+        try:
+            library = ctypes.CDLL(str(file))
+        except OSError:  # a file that is no library, such as a .lib of Windows
+            continue
         if all(hasattr(library, name) for name in ("GOMP_parallel", *_CALLED)):
             library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint]
             library.GOMP_parallel.restype = None
