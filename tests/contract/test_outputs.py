@@ -1,4 +1,4 @@
-"""What every command with --out owes: a path that cannot be written is rejected in one line before any work."""
+"""Every command with --out rejects a path that cannot be written, in one line and before any work."""
 
 import inspect
 import os
@@ -81,6 +81,13 @@ def test_file_that_is_no_page_is_not_replaced(name: str, tmp_path: Path, capsys:
     (tmp_path / "model.safetensors").write_text("kept")
     assert "is no HTML page by its name" in rejected(name, tmp_path / "model.safetensors", capsys)
     assert (tmp_path / "model.safetensors").read_text() == "kept"
+
+
+def test_pictures_of_check_do_not_become_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (tmp_path, tmp_path / "checked"):
+        assert run(["check", "--data", str(tmp_path), "--out", str(out)]) == 2
+        assert f"{out} is in the folder of the data" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -134,6 +134,7 @@ def bench(
     print_table(bench_table(results))
     macs, files = results["macs"], ["bench.json"]
     if "executed" in macs:
+        print("dense: all filters, no gater; masked: all filters, multiplied by the gates; skipped: open filters only")
         print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
     if "curve" in results:
         files.append("bench.svg")

@@ -40,7 +40,7 @@ def cache_if_unreachable() -> Generator[None]:
 
 
 def _why_unreachable(hub: Any) -> str | None:
-    """Return the error of a request to the hub, or None if it answers, whatever it says."""
+    """Return the error of a request to the hub, or None if it answers, also with an error."""
     try:
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=_TIMEOUT)
     except Exception as error:  # of the client's HTTP library, which depends on its version

@@ -7,7 +7,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core.files import read_json_lines
-from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, keep_newest_states, state_progress
@@ -20,7 +20,7 @@ def is_finished(folder: Path) -> bool:
 
 def holds_run(out: Path) -> bool:
     """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
-    trained = (out / RECIPE).exists() and (out / WEIGHTS).exists()  # somebody removed the metrics
+    trained = (out / RECIPE).exists() and (out / WEIGHTS).exists()  # of a run whose metrics were removed
     return trained or is_finished(out) or bool(complete_states(out / CHECKPOINTS))
 
 
@@ -61,8 +61,8 @@ def check_may_train(out: Path, *, resume: bool) -> None:
 
 
 def _check_folder_is_ours(out: Path) -> None:
-    """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
-    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS):
+    """Raise if a folder without a recipe contains files that a training would overwrite."""
+    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS, LOG, PREDICTIONS):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 

@@ -53,7 +53,7 @@ CHANGES = {
     },
     "analysis/explanation.py": {
         "check_outputs": {
-            "figures are refused at the end": remove("check_folder_writable(Path(figures_in))"),
+            "figures are rejected at the end": remove("check_folder_writable(Path(figures_in))"),
         },
         "explain_opened": {
             "runs are not shown side by side": replace(

@@ -119,7 +119,7 @@ def test_failed_write_probe_is_removed(tmp_path: Path) -> None:
 # ---- folders of others -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checkpoints"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checkpoints", "log.jsonl"])
 def test_folder_with_other_files_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "step_5000").write_text("not ours")

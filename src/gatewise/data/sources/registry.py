@@ -121,7 +121,7 @@ def describe_sources(kind: type[Source]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether `--data` with this text is the name of a source, whatever folders there are."""
+    """Return whether `--data` with this text is the name of a source, also if there is a folder of that name."""
     _load_plugins()
     return text in _registry
 
