@@ -89,10 +89,10 @@ def train(
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
-        there = Recipe.load(out / RECIPE) if holds_run(out) else None
-        if there is not None:
-            there.check_same_recipe(recipe, out)
-        keep = recipe.keep_checkpoint or (there is not None and there.keep_checkpoint)
+        stored = Recipe.load(out / RECIPE) if holds_run(out) else None
+        if stored is not None:
+            stored.check_same_recipe(recipe, out)
+        keep = recipe.keep_checkpoint or (stored is not None and stored.keep_checkpoint)
         finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
         newest = "finished" if finished else max((state.name for state in states), default="")
         processes.check_same_everywhere(f"state of {out}", newest)
@@ -112,7 +112,7 @@ def train(
         setup.announce(progress)
         try:
             with processes.joined():
-                if processes.is_main and (not states or there != recipe):  # the data was moved
+                if processes.is_main and (not states or recipe != stored):  # the data was moved
                     recipe.save(out / RECIPE)
                 if processes.is_main and not states and dataset.division is not None:
                     dataset.division.write(out)

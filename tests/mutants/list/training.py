@@ -90,7 +90,7 @@ CHANGES = {
                 "processes.on_main_process(functools.partial(check_folder_writable, out))"
             ),
             "bar left running": remove("progress.stop()"),
-            "another recipe resumed": remove("there.check_same_recipe(recipe, out)"),
+            "another recipe resumed": remove("stored.check_same_recipe(recipe, out)"),
             "checkpoints of a finished run stay": remove(
                 "processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))", nth=2
             ),
@@ -98,9 +98,9 @@ CHANGES = {
                 "processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))", nth=1
             ),
             "a kept checkpoint is removed by the next command": replace(
-                "recipe.keep_checkpoint or (there is not None and there.keep_checkpoint)", "recipe.keep_checkpoint"
+                "recipe.keep_checkpoint or (stored is not None and stored.keep_checkpoint)", "recipe.keep_checkpoint"
             ),
-            "the new place of moved data is not kept": replace("not states or there != recipe", "not states"),
+            "the new place of moved data is not kept": replace("not states or recipe != stored", "not states"),
         },
         "Setup.announce": {
             "unused weights not reported": replace("self.initial.transfer is not None", "False"),
