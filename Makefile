@@ -81,12 +81,13 @@ check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, gener
 	PYTHONPATH=tests $(BIN)/python -m mutants --check
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
-docs: $(VENV)/.developed  ## write the generated pages, the flags of recipes and the picture of the layers; tests check whether they are stale
+docs: $(VENV)/.developed  ## write the generated pages, the flags of recipes and the pictures; tests check whether they are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
 	$(BIN)/python -c "from gatewise.cli import recipe_flags; recipe_flags.store()"
 	PYTHONPATH=.:tests $(BIN)/python tools/networks_page.py > docs/networks.md
 	PYTHONPATH=.:tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
 	$(BIN)/python tools/draw_layers.py
+	$(BIN)/python tools/draw_results.py
 
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build

@@ -23,6 +23,7 @@ extensions = [
     "api_pages",
     "command_page",
     "gate_pages",
+    "readable_cells",
     "site_links",
 ]
 exclude_patterns = ["_build", "results/*/**", "extension"]

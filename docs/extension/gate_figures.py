@@ -78,7 +78,7 @@ def drawings(spec: GateSpec) -> Iterable[Drawing]:
 
 
 def _draw_response(spec: GateSpec) -> Drawing:
-    figure, axes = new_figure(4.2, 3.2)
+    figure, axes = new_figure(3.2, width=4.2)
     sizes = torch.linspace(0.02, 4, 100, dtype=torch.float64)
     for seed in range(SETTINGS if any(True for _ in gate_at_random(spec, 0).parameters()) else 1):
         axes.plot(sizes, responses(spec, sizes, seed), color=series_style(seed)[0])
@@ -96,7 +96,7 @@ def _draw_receptive_field(
 ) -> Drawing:
     from matplotlib.colors import LogNorm
 
-    figure, axes = new_figure(4.2, 3.2)
+    figure, axes = new_figure(3.2, width=4.2)
     axes.grid(False)
     seen = np.ma.masked_equal(changes.numpy(), 0)
     mesh = axes.pcolormesh(seen, norm=LogNorm(1e-5, 1), cmap="viridis", edgecolors="face", linewidth=0.3)

@@ -157,6 +157,7 @@ def checkpoint_is_read(names: dict[str, Any]) -> bool:
 # What must hold after a page's Python has run.
 PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "README.md": lambda names: len(names["insertion"].gates) == 53,
+    "docs/index.md": lambda names: len(gw.gates_in(names["model"])) == 20,
     "docs/lightning.md": gates_are_logged,
     "docs/hugging-face.md": checkpoint_is_read,
     "docs/weights.md": lambda names: (
@@ -273,6 +274,19 @@ def test_picture_of_layers_shows_the_imports(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "tools/draw_layers.py", drawn], check=True, capture_output=True)
     assert drawn.read_text() == (ROOT / "docs/images/layers.svg").read_text(), "run make docs"
     assert drawn.read_text().count("marker-end") >= 15, "every package but errors imports another"
+
+
+def test_pictures_of_results_are_of_these_numbers(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tools/draw_results.py", tmp_path], check=True, capture_output=True)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert {"routes-time.svg", "inserted-gates.svg", "digits-curves.svg"} < set(names)
+    pages_ = "".join((ROOT / page).read_text() for page in pages())
+    for name in names:
+        drawn, kept = ((folder / name).read_text() for folder in (tmp_path, ROOT / "docs/images"))
+        written = [re.findall("<text[^>]*>([^<]*)", text) for text in (drawn, kept)]
+        assert written[0] == written[1], f"{name} is stale: run make docs"
+        assert len(drawn) < 60_000, "a page of pictures is to load at once"
+        assert f"images/{name}" in pages_, "it is on a page"
 
 
 def test_design_names_every_module() -> None:

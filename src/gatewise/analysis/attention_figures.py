@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.analysis.attention import QueryDistances
+from gatewise.analysis.axes import name_gates_along
 from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
@@ -36,7 +37,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     shown = in_colour(pictures).permute(0, 2, 3, 1).clamp(0, 1)
     sides = pictures.shape[2:]
     high = 1.6 * sides[0] / sides[1]
-    figure, axes = new_figure(1.6 * (1 + queries) + 0.9, high * count + 0.4, rows=count, columns=1 + queries)
+    figure, axes = new_figure(high * count + 0.4, width=1.6 * (1 + queries) + 0.9, rows=count, columns=1 + queries)
     smooth = nn.functional.interpolate(maps, sides, mode="bilinear", align_corners=False)
     colours = _scale(smooth)
     rows = []
@@ -85,7 +86,7 @@ def _scale(weights: Tensor) -> Any:
 
 def distances_by_gate(distances: Sequence[QueryDistances]) -> Drawing:
     """Draw the mean distances between query positions of inputs, attention maps and outputs, gate by gate."""
-    figure, axes = new_figure(7, 3.2)
+    figure, axes = new_figure(2.8)
     parts = ("inputs", "attention", "outputs")
     for number, (part, colour, hatch) in enumerate(zip(parts, COLOURS[1:], ("", "//", ".."), strict=False)):
         at = [gate + 0.27 * (number - 1) for gate in range(1, len(distances) + 1)]
@@ -93,8 +94,9 @@ def distances_by_gate(distances: Sequence[QueryDistances]) -> Drawing:
         bars = axes.bar(at, heights, width=0.25, color=colour, hatch=hatch, edgecolor="white", lw=0, label=part)
         for gate, bar in enumerate(bars):
             bar.set_gid(f"series-{number}-{gate}")
-    axes.set(xlabel="gate, from input to output", ylabel="mean distance", xticks=range(1, len(distances) + 1))
-    add_legend(figure, loc="outside upper center", ncols=3)
+    axes.set(xlabel="gate, from input to output", ylabel="mean distance")
+    name_gates_along(axes, [distance.path for distance in distances])
+    add_legend(figure)
     return Drawing(
         "distances",
         figure,

@@ -192,7 +192,7 @@ def table(results: dict[str, Any]) -> Table:
 
 def drawing(results: dict[str, Any]) -> Drawing:
     """Draw the time of one image against the fraction of open gates."""
-    figure, axes = new_figure(7, 3.6)
+    figure, axes = new_figure(3.2)
     curve = results["curve"]
     for index, name in enumerate(("dense", "masked", "skipped")):
         colour, marker = series_style(index)
@@ -203,7 +203,7 @@ def drawing(results: dict[str, Any]) -> Drawing:
     if limit is not None and limit < 1:
         axes.axvline(100 * limit, color="grey", ls="--", label=f"skipping is faster up to {100 * limit:.0f} % open")
     axes.set(xlabel="open gates (%), random", ylabel="one image (ms)", ylim=(0, None))
-    add_legend(figure, loc="outside lower left")
+    add_legend(figure)
     rows = [[Cell(f"{value:.4f}", value) for value in row.values()] for row in curve]
     return Drawing(
         "bench",

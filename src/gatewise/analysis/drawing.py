@@ -5,6 +5,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -19,6 +20,9 @@ from gatewise.core import _validation
 INK = "#1b1b1c"  # black on paper; inline SVGs replace it by the page's text colour, so that dark pages stay readable
 COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#8A8A8A")
 MARKERS = "osD^vPX*"
+WIDTH = 5.0  # of a figure in inches; at three quarters of it, the text is readable and the figure fits a telephone
+_LETTER, _HANDLE = 0.083, 0.48  # width of a letter of a legend, and of what is left of each text, in inches
+_ONE_LINE = 0.2  # height of names that a figure's own height includes, in inches
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
 
@@ -46,12 +50,20 @@ class Drawing:
     thumbnails: Thumbnails | None = None
 
     def __post_init__(self) -> None:
-        self.figure.draw_without_rendering()
-        self.figure.set_layout_engine("none")  # fix the layout: each further saving would shift it slightly
+        engines = _validation.import_optional("matplotlib.layout_engine", "drawing figures")
+        if isinstance(self.figure.get_layout_engine(), engines.ConstrainedLayoutEngine):
+            _add_room(self.figure)
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")  # fix the layout: each further saving would shift it slightly
 
     def renamed(self, suffix: str) -> Self:
         """Return the same drawing with `suffix` appended to its name."""
         return replace(self, name=f"{self.name}-{suffix}")
+
+    @property
+    def width(self) -> int:
+        """Width of the figure in CSS pixels."""
+        return round(96 * self.figure.get_figwidth())
 
     def svg(self, **options: Any) -> str:
         """Return the figure on white as SVG text; the same content gives the same text."""
@@ -87,6 +99,22 @@ class Drawing:
         return buffer.getvalue()
 
 
+def _wrapped(label: str, letters: int) -> str:
+    """Return a label in lines of at most `letters`, which end after a comma or at a space if there is any."""
+    return label if len(label) <= letters else textwrap.fill(label.replace(",", ", "), letters, break_on_hyphens=False)
+
+
+def _add_room(figure: Any) -> None:
+    """Make a figure higher by its legend, and by names below its axes that need more than one line."""
+
+    def height(artist: Any) -> float:
+        return artist.get_window_extent().height / figure.dpi
+
+    names = [height(name) for axes in figure.axes for name in axes.get_xticklabels() if name.get_text()]
+    legends = sum(map(height, figure.legends))
+    figure.set_figheight(figure.get_figheight() + legends + max(0.0, max(names, default=0.0) - _ONE_LINE))
+
+
 def series_style(index: int) -> tuple[str, str]:
     """Return colour and marker of series `index`; the first 80 pairs are all different.
 
@@ -105,7 +133,7 @@ def escape_mathtext(name: str) -> str:
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(height: float, *, width: float = WIDTH, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     """Return a figure outside pyplot's global state, and its axes: one, or an array (rows, columns)."""
     matplotlib = _validation.import_optional("matplotlib", "drawing figures")
     figures = _validation.import_optional("matplotlib.figure", "drawing figures")
@@ -116,12 +144,8 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
         each.spines[["top", "right"]].set_visible(False)
         each.grid(alpha=0.25)
         each.set_axisbelow(True)
+        each.ticklabel_format(useOffset=False)
     return figure, panels if rows * columns > 1 else panels[0, 0]
-
-
-def count_along(axes: Any) -> None:
-    """Put ticks of the x axis at integers only, even if there is only one."""
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def add_colour_bar(figure: Any, drawn: Any, label: str, axes: Any = None) -> None:
@@ -132,14 +156,22 @@ def add_colour_bar(figure: Any, drawn: Any, label: str, axes: Any = None) -> Non
     bar.outline.set_edgecolor(INK)
 
 
-def add_legend(figure: Any, **place: Any) -> None:
-    """Add a legend of all labelled series; a page turns its texts into buttons (see `Drawing.figure`)."""
-    handles, labels = {}, []
+def add_legend(figure: Any, **style: Any) -> None:
+    """Add a legend of all labelled series below the axes, as many in a line as fit.
+
+    Long names continue on further lines. A page turns the texts into buttons (see `Drawing.figure`).
+    """
+    handles = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label not in handles:
-                handles[label] = handle
-                labels.append(label)
-    legend = figure.legend([handles[label] for label in labels], labels, frameon=False, labelcolor=INK, **place)
+            handles.setdefault(label, handle)
+    if not handles:
+        return
+    room = figure.get_figwidth() - 0.2
+    labels = [_wrapped(label, int((room - _HANDLE) / _LETTER)) for label in handles]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = min(len(labels), max(1, int(room / (_HANDLE + _LETTER * longest))))
+    style |= {"loc": "outside lower left", "ncols": columns, "handlelength": 1.5, "columnspacing": 1.0}
+    legend = figure.legend(list(handles.values()), labels, frameon=False, labelcolor=INK, **style)
     for number, text in enumerate(legend.get_texts()):
         text.set_gid(f"legend-{number}")

@@ -4,10 +4,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, count_along, escape_mathtext, new_figure, series_style
+from gatewise.analysis.axes import count_along, show_score
+from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 from gatewise.training import Score
 from gatewise.training.tasks.classify import ACCURACY
+
+_FEW = 6  # epochs, of which the second half needs no figure of its own
+_FEW_POINTS = 8  # whose intervals have caps; those of more would be a thicket
 
 
 def curves(values: Mapping[str, Sequence[Sequence[float]]], score: Score = ACCURACY) -> Drawing:
@@ -17,54 +21,79 @@ def curves(values: Mapping[str, Sequence[Sequence[float]]], score: Score = ACCUR
         values: variant -> seeds -> one value of the score per epoch.
         score: the score.
     """
-    figure, axes = new_figure(7, 3.6 + 0.2 * len(values))  # leaves room for the legend below, one line per variant
-    rows, tips, above = [], {}, score.higher_is_better
     several = any(len(seeds) > 1 for seeds in values.values())
-    for index, (name, seeds) in enumerate(values.items()):
-        epochs = range(1, len(seeds[0]) + 1)
+    return _draw_curves(
+        "curves",
+        values,
+        score,
+        shows=f"Validation {score.title} after each epoch"
+        + (": lines are means over seeds, bands range from the lowest to the highest seed." if several else "."),
+    )
+
+
+def late_curves(values: Mapping[str, Sequence[Sequence[float]]], score: Score = ACCURACY) -> list[Drawing]:
+    """Draw the second half of `curves` if it is long enough, and if its values are so close that this shows more."""
+    epochs = min(len(seed) for seeds in values.values() for seed in seeds)
+    late = {name: [seed[epochs // 2 :] for seed in seeds] for name, seeds in values.items()}
+    if epochs < _FEW or 2 * _extent(late) >= _extent(values):
+        return []
+    first = 1 + epochs // 2
+    shows = f"The same from epoch {first} on, with a scale of its own."
+    return [_draw_curves("curves_late", late, score, shows=shows, first=first)]
+
+
+def _extent(values: Mapping[str, Sequence[Sequence[float]]]) -> float:
+    numbers = [value for seeds in values.values() for seed in seeds for value in seed]
+    return max(numbers) - min(numbers)
+
+
+def _draw_curves(
+    name: str, values: Mapping[str, Sequence[Sequence[float]]], score: Score, *, shows: str, first: int = 1
+) -> Drawing:
+    """Draw curves whose first value is that of epoch `first`; lines that would hide another one are dashed."""
+    figure, axes = new_figure(3.2)
+    rows, tips, drawn = [], {}, []
+    best_of = max if score.higher_is_better else min
+    for index, (variant, seeds) in enumerate(values.items()):
+        epochs = range(first, first + len(seeds[0]))
         columns = [[score.factor * value for value in column] for column in zip(*seeds, strict=True)]
         mean = [sum(column) / len(column) for column in columns]
         colour, marker = series_style(index)
         gid = f"series-{index}"
         low, high = list(map(min, columns)), list(map(max, columns))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0, gid=f"{gid}-band")
-        marks = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8)}
-        axes.plot(epochs, mean, color=colour, label=escape_mathtext(name), lw=1.5, gid=gid, **marks)
-        last, best = (f"{number:.2f}{score.unit}" for number in (mean[-1], (max if above else min)(mean)))
-        tips[gid] = f"{name}: {last} after epoch {len(mean)}, best {best}"
+        style = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8), "color": colour, "lw": 1.5}
+        dashes = (-5 * drawn.count(mean), (5, 5 * (len(values) - 1)))  # each of several equal lines has its own places
+        axes.plot(epochs, mean, label=escape_mathtext(variant), gid=gid, ls=dashes if mean in drawn else "-", **style)
+        drawn.append(mean)
+        last, best = (f"{number:.2f}{score.unit}" for number in (mean[-1], best_of(mean)))
+        tips[gid] = f"{variant}: {last} after epoch {epochs[-1]}, best {best}"
         rows += [
-            [Cell(name), *(Cell(f"{value:.4f}", value) for value in (epoch, *values))]
-            for epoch, *values in zip(epochs, mean, low, high, strict=True)
+            [Cell(variant), *(Cell(f"{value:.4f}", value) for value in (epoch, *numbers))]
+            for epoch, *numbers in zip(epochs, mean, low, high, strict=True)
         ]
-    bottom, below = None, 0
-    if above and score.is_fraction:
-        bottom, top = _range_of_late_epochs(values)
-        below = sum(row[2].order < bottom for row in rows)  # type: ignore[operator]
-        axes.set_ylim(bottom, top)
-    axes.set(xlabel="epoch", ylabel=f"validation {score.label}")
+    show_score(axes, score)
+    axes.set_xlabel("epoch")
     count_along(axes)
-    add_legend(figure, loc="outside lower left")
+    add_legend(figure)
     return Drawing(
-        "curves",
+        name,
         figure,
-        shows=f"Validation {score.title} after each epoch"
-        + (": lines are means over seeds, bands range from the lowest to the highest seed." if several else ".")
-        + (f" The axis begins at {bottom:.0f} %; {below} of the points are below it." if below else ""),
-        look_for="Bands that overlap at the end: the order of their lines may be chance."
-        if several
-        else f"Which line is {'highest' if above else 'lowest'} after the last epoch; one training per variant cannot "
-        "separate a gain from chance.",
+        shows=shows,
+        look_for=_look_for_in_curves(values, score),
         table=Table(["variant", "epoch", *(f"{what}{score.unit}" for what in ("mean", "lowest", "highest"))], rows),
         tips=tips,
     )
 
 
-def _range_of_late_epochs(values: Mapping[str, Sequence[Sequence[float]]]) -> tuple[float, float]:
-    """Return the range of an axis in percent that shows the second half of the epochs in detail."""
-    lowest = min(min(seed[len(seed) // 2 :]) for seeds in values.values() for seed in seeds)
-    highest = max(max(seed) for seeds in values.values() for seed in seeds)
-    margin = 100 * (highest - lowest) * 0.6 + 0.5
-    return max(0.0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)
+def _look_for_in_curves(values: Mapping[str, Sequence[Sequence[float]]], score: Score) -> str:
+    if len(values) == 1:
+        change = "rises" if score.higher_is_better else "falls"
+        return f"A line that still {change} at the end: more epochs may help."
+    if any(len(seeds) > 1 for seeds in values.values()):
+        return "Bands that overlap at the end: the order of their lines may be chance."
+    place = "highest" if score.higher_is_better else "lowest"
+    return f"Which line is {place} after the last epoch; one training per variant cannot separate a gain from chance."
 
 
 def accuracy_against_latency(
@@ -82,13 +111,13 @@ def accuracy_against_latency(
     """
     rivals = {} if rivals is None else rivals
     hollow = " Hollow: a network without gates that costs as much as the gates it is joined to." if rivals else ""
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
+    figure, axes = new_figure(3.2)
     rows, tips, factor = [], {}, score.factor
     for index, (name, (milliseconds, value, low, high)) in enumerate(points.items()):
         error = None if low is None or high is None else [[factor * (value - low)], [factor * (high - value)]]
         of = list(points).index(rivals.get(name, name))
         colour, marker = series_style(of)
-        style = {"color": colour, "marker": marker, "capsize": 3}
+        style = {"color": colour, "marker": marker, "capsize": 3 if len(points) <= _FEW_POINTS else 0}
         if of != index:
             style["mfc"] = "none"
             other = points[rivals[name]]
@@ -99,12 +128,10 @@ def accuracy_against_latency(
         tips[f"series-{index}"] = f"{name}: {score.text(value)}, {milliseconds:.2f} ms"
         values = (milliseconds, *(None if v is None else factor * v for v in (value, low, high)))
         rows.append([Cell(name), *(Cell("" if v is None else f"{v:.4f}", "" if v is None else v) for v in values)])
-    axes.set(xlabel="latency of one image (ms)", ylabel=f"validation {score.label}")
+    axes.set_xlabel("latency of one image (ms)")
     axes.margins(x=0.15)
-    if score.is_fraction:
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(max(0, bottom), min(100.5, top))  # the interval of two seeds can be much wider
-    add_legend(figure, loc="outside lower left")
+    show_score(axes, score)
+    add_legend(figure)
     return Drawing(
         "accuracy_latency",
         figure,

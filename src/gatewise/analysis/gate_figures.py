@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.analysis.axes import name_gates_along, write_names
 from gatewise.analysis.drawing import (
     INK,
     Drawing,
     add_colour_bar,
     add_legend,
-    count_along,
     escape_mathtext,
     new_figure,
     series_style,
@@ -30,8 +30,9 @@ _LOOK_FOR = {
     "alpha": "Layers with a wide spread of alpha: the norms of some channels count more than those of others. A change "
     "that all channels of a gate share, such as that of weight decay, cancels in the normalisation.",
     "beta": "Layers whose beta moved away from 0: their channels are scaled regardless of their norm.",
-    "gamma": "Layers with mostly negative gamma reduce differences between channels (cooperation), layers with mostly "
-    f"positive gamma increase them (competition); the paper finds cooperation early and competition late ({_GCT}).",
+    "gamma": "Layers whose gamma moved away from 0. The paper reads a negative gamma as cooperation of channels, found "
+    f"early, and a positive one as competition, found late ({_GCT}). The sign alone misleads, because beta and the "
+    "norms of the channels matter too: the figure of the change of the spread measures both on images.",
 }
 _DEPTH = "gate, from input to output"
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
@@ -54,11 +55,14 @@ class Depth:
     deviation: float
 
 
-def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
-    """Draw log(1 + count) of values by layer as colour, and mean and standard deviation as points with bars."""
-    counts = torch.stack([layer.counts for layer in layers], 1).double().log1p()
+def draw_density(layers: Sequence[Depth], edges: Tensor, line: float, axes: Any) -> None:
+    """Draw log(1 + count) of values by layer as colour, mean and standard deviation as points with bars, and a line.
+
+    The axis is as long as its content.
+    """
+    counts = torch.stack([layer.counts for layer in layers], 1).double()
     sides = torch.arange(len(layers) + 1) + 0.5
-    axes.pcolormesh(sides.tolist(), edges.tolist(), counts.tolist(), cmap="Blues", rasterized=True)
+    axes.pcolormesh(sides.tolist(), edges.tolist(), counts.log1p().tolist(), cmap="Blues", rasterized=True)
     for number, layer in enumerate(layers):
         bar = {
             "color": "#000000",
@@ -68,9 +72,21 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
         }  # not INK: it must not change with the page's colours
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
-    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(float(edges[0]), float(edges[-1])))
-    count_along(axes)
+    axes.axhline(line, color="#D55E00", lw=0.8, ls="--")
+    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=_occupied(layers, counts, edges, line))
+    name_gates_along(axes, [layer.path for layer in layers])
     axes.grid(visible=False)
+
+
+def _occupied(layers: Sequence[Depth], counts: Tensor, edges: Tensor, line: float) -> tuple[float, float]:
+    """Return the range of bins with values, of the means, of the bars as far as there are bins, and of `line`."""
+    filled = counts.sum(1).nonzero().flatten()
+    bars = torch.tensor([layer.mean + sign * layer.deviation for layer in layers for sign in (-1, 1)])
+    means = torch.tensor([*(layer.mean for layer in layers), line])
+    seen = torch.cat([edges[filled], edges[filled + 1], bars.clamp(edges[0], edges[-1]), means])
+    low, high = (float(end) for end in seen[seen.isfinite()].aminmax())
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
 
 
 def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> tuple[Any, Any]:
@@ -79,12 +95,11 @@ def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> 
     If some gates multiply and some add, the neutral value (1 or 0) is subtracted from the values.
     """
     if axes is None:
-        _, axes = new_figure(7, 3.6)
+        _, axes = new_figure(3.0)
     mixed = len({s.is_additive for s in summaries}) > 1
     shift = summaries[0].neutral if mixed else 0.0  # bins of factors and of added values have the same width
     layers = [Depth(s.path, s.histogram, s.average - s.neutral * mixed, s.overall_deviation) for s in summaries]
-    draw_density(layers, summaries[0].edges - shift, axes)
-    axes.axhline(summaries[0].neutral - shift, color="#D55E00", lw=0.8, ls="--")
+    draw_density(layers, summaries[0].edges - shift, summaries[0].neutral - shift, axes)
     label = "added / rms of the map" if summaries[0].is_additive else "factor"
     axes.set(xlabel=_DEPTH, ylabel="factor - 1, or added / rms of the map" if mixed else label)
     return axes.figure, axes
@@ -140,16 +155,15 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
     """Draw the distribution of one gct parameter over depth, as in the paper (Yang et al., CVPR 2020)."""
     values = torch.cat([value for _, value in rows])
     start = 1.0 if parameter == "alpha" else 0.0
-    low, high = min(start, float(values.min())), max(start, float(values.max()))
+    low, high = (float(end) for end in values.aminmax())
     margin = 0.05 * (high - low) or 0.5
     edges = torch.linspace(low - margin, high + margin, 61)
     layers = [
         Depth(path, torch.histc(v, 60, float(edges[0]), float(edges[-1])), float(v.mean()), float(v.std(correction=0)))
         for path, v in rows
     ]
-    figure, axes = new_figure(7, 3.6)
-    draw_density(layers, edges, axes)
-    axes.axhline(start, color="#D55E00", lw=0.8, ls="--")
+    figure, axes = new_figure(3.0)
+    draw_density(layers, edges, start, axes)
     axes.set(xlabel="gct, from input to output", ylabel=parameter)
     return Drawing(
         parameter,
@@ -166,7 +180,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
 
 def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw the change of the spread between channels from input to output of each gate."""
-    figure, axes = new_figure(7, 3.2)
+    figure, axes = new_figure(2.8)
     changes = [100 * (s.competition - 1) for s in summaries]
     for number, change in enumerate(changes):
         colour = _BLUE if change < 0 else _ORANGE
@@ -174,8 +188,8 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         (bar,) = axes.bar([number + 1], [change], color=colour, width=0.8, hatch=hatch, edgecolor="white", lw=0)
         bar.set_gid(f"layer-{number}")
     axes.axhline(0, color=INK, lw=0.8)
-    axes.set(xlabel=_DEPTH, ylabel="change of the spread between channels (%)")
-    count_along(axes)
+    axes.set(xlabel=_DEPTH, ylabel="change of the spread (%)")
+    name_gates_along(axes, [summary.path for summary in summaries])
     rows = [[Cell(s.path), *_numbers(s.spread_before, s.spread_after, s.competition)] for s in summaries]
     return Drawing(
         "competition",
@@ -191,19 +205,21 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
 
 def dependence_by_depth(summaries: Sequence[GateSummary], *, by_class: bool = True) -> Drawing:
     """Draw the share of each gate's variance between images and, with `by_class`, the share of that between classes."""
-    figure, axes = new_figure(7, 3.2)
+    figure, axes = new_figure(2.8)
     depth = range(1, len(summaries) + 1)
     lines = (
         ("between_images", "between images (of the total)", _BLUE, "o"),
         ("between_classes", "between classes (of that between images)", _ORANGE, "s"),
     )[: 1 + by_class]
+    highest = 0.0
     for number, (field, label, colour, marker) in enumerate(lines):
         shares = [100 * getattr(s, field) for s in summaries]
+        highest = max(highest, *shares)
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2}
         axes.plot(depth, shares, label=label, gid=f"series-{number}", **style)
-    axes.set(xlabel=_DEPTH, ylabel="share of variance (%)", ylim=(0, 102))
-    count_along(axes)
-    add_legend(figure, loc="outside upper center", ncols=2)
+    axes.set(xlabel=_DEPTH, ylabel="share of variance (%)", ylim=(0, min(102.0, max(10.0, 1.1 * highest))))
+    name_gates_along(axes, [summary.path for summary in summaries])
+    add_legend(figure)
     rows = [[Cell(s.path), *_numbers(*(getattr(s, line[0]) for line in lines))] for s in summaries]
     return Drawing(
         "dependence",
@@ -233,7 +249,7 @@ def classes_by_depth(
     one, several = kinds
     away = torch.stack([(s.by_class - s.mean).square().nanmean(1).sqrt() for s in summaries], 1)
     order = _farthest(away, most)
-    figure, axes = new_figure(7, 4.2)
+    figure, axes = new_figure(3.2)
     depth = range(1, len(summaries) + 1)
     tips = {}
     for index, number in enumerate(order):
@@ -243,8 +259,8 @@ def classes_by_depth(
         farthest = summaries[int(away[number].nan_to_num().argmax())]
         tips[f"series-{index}"] = f"{classes[number]}: largest distance at {farthest.path}"
     axes.set(xlabel=_DEPTH, ylabel=f"distance of the {one} mean", ylim=(0, None))
-    count_along(axes)
-    add_legend(figure, loc="outside right upper")
+    name_gates_along(axes, [summary.path for summary in summaries])
+    add_legend(figure)
     return Drawing(
         "classes_by_depth",
         figure,
@@ -281,12 +297,12 @@ def classes_by_channel(
     chosen = _farthest(differences, most_classes)
     order = differences.square().nansum(0).argsort(descending=True)[:most_channels].sort().values
     shown = differences[chosen][:, order].nan_to_num()
-    figure, axes = new_figure(7, 0.6 + 0.22 * max(8, len(chosen)))
+    figure, axes = new_figure(0.6 + 0.22 * max(8, len(chosen)))
     limit = float(shown.abs().max()) or 1.0
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(chosen)), [escape_mathtext(classes[number]) for number in chosen], fontsize=8)
-    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most between {several})")
+    write_names(axes.yaxis, [classes[number] for number in chosen], range(len(chosen)))
+    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)})")
     axes.set_xticks([])
     add_colour_bar(figure, mesh, f"{one} mean - mean")
     channels: list[int] = order.tolist()
@@ -298,8 +314,8 @@ def classes_by_channel(
     return Drawing(
         f"classes-{summary.path.replace('.', '-')}",
         figure,
-        shows=f"Gate {summary.path}: mean value for the images of each {one} minus the mean over all images, channel "
-        f"by channel{_of_all(chosen, classes, several)}.",
+        shows=f"Gate {summary.path}: mean value for the images of each {one} minus the mean over all images, for the "
+        f"channels that differ most between {several}{_of_all(chosen, classes, several)}.",
         look_for=f"Rows that look alike: {several} that the gate treats alike. A pale map: a gate that hardly depends "
         f"on the {one} ({_SE}).",
         table=Table([one, "channel", "difference"], rows),

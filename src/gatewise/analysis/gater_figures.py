@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from gatewise.analysis.drawing import Drawing, add_colour_bar, add_legend, escape_mathtext, new_figure, series_style
+from gatewise.analysis.axes import name_gates_along
+from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.patterns import GatePatterns
+from gatewise.analysis.share_matrix import draw_shares
 from gatewise.analysis.table import Cell, Table, matrix_table
 from gatewise.analysis.thumbnails import Thumbnails
 
@@ -24,7 +26,7 @@ _KINDS = (
 def kinds_by_unit(patterns: GatePatterns) -> Drawing:
     """Draw the shares of gates that are always open, depend on the image, or are always closed, layer by layer."""
     rows = patterns.kinds()
-    figure, axes = new_figure(7, 3.5)
+    figure, axes = new_figure(3.0)
     bottom = torch.zeros(len(rows))
     sizes = [site.gates for site in patterns.sites]
     for index, (field, label, colour) in enumerate(_KINDS):
@@ -34,8 +36,8 @@ def kinds_by_unit(patterns: GatePatterns) -> Drawing:
             bar.set_gid(f"unit-{unit}-{index}")
         bottom += share
     axes.set(xlabel="gated layer, from input to output", ylabel="gates (%)", ylim=(0, 100))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    add_legend(figure, loc="outside upper center", ncols=3)
+    name_gates_along(axes, [row.name for row in rows])
+    add_legend(figure)
     numbers = [[getattr(row, field) for field, _, _ in _KINDS] for row in rows]
     return Drawing(
         "kinds",
@@ -63,7 +65,7 @@ def images_by_gate(patterns: GatePatterns) -> Drawing:
     """Draw a histogram of the gates that depend on the image, by the number of images that open them."""
     counts = patterns.images_by_gate
     dependent = counts[patterns.dependent]
-    figure, axes = new_figure(7, 3.5)
+    figure, axes = new_figure(3.0)
     edges = _whole_bins(0, patterns.images, 50)
     heights, *_ = axes.hist(dependent.tolist(), bins=edges, color="#0072B2")
     axes.set(xlabel=f"images, of {patterns.images:,}, that open a gate", ylabel="gates that depend on the image")
@@ -81,7 +83,7 @@ def open_gates_by_image(patterns: GatePatterns) -> Drawing:
     """Draw a histogram of the images, by the number of gates that they open."""
     numbers = patterns.images_by_open_gates
     lowest, mean, highest = patterns.open_gates()
-    figure, axes = new_figure(7, 3.5)
+    figure, axes = new_figure(3.0)
     weights = numbers[lowest : highest + 1].tolist()
     edges = _whole_bins(lowest, highest, 60)
     heights, *_ = axes.hist(range(lowest, highest + 1), bins=edges, weights=weights, color="#0072B2")
@@ -126,7 +128,7 @@ def patterns_in_the_plane(
         most: maximum number of classes with their own colour; those with the most images are chosen.
     """
     points, labels = patterns.embedding()
-    figure, axes = new_figure(7, 5.5)
+    figure, axes = new_figure(4.2)
     coloured: list[int] = sorted(
         labels.bincount(minlength=len(classes)).argsort(descending=True, stable=True)[:most].tolist()
     )
@@ -139,7 +141,7 @@ def patterns_in_the_plane(
         label = escape_mathtext(classes[coloured[index]]) if index < len(coloured) else "other classes"
         axes.scatter(x, y, label=label, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
-    add_legend(figure, loc="outside right upper", markerscale=2)
+    add_legend(figure, markerscale=2)
     indices: list[int] = labels.tolist()
     names, places = [classes[index] for index in indices], points.tolist()
     rows = [
@@ -158,23 +160,16 @@ def patterns_in_the_plane(
 
 def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
     """Draw the accuracy on each class's images with the typical gates of each class."""
-    names = [escape_mathtext(classes[number]) for number in exchange.classes]
-    shown = 100 * exchange.accuracy
-    side = 1.4 + 0.34 * max(6, len(names))
-    figure, axes = new_figure(side + 1.2, side)
-    drawn = axes.imshow(shown.tolist(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.grid(visible=False)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
-    axes.set(xlabel="with the typical gates of", ylabel="images of")
-    add_colour_bar(figure, drawn, "classified correctly (%)")
     columns = [classes[number] for number in exchange.classes]
+    shown = 100 * exchange.accuracy
+    figure, axes = draw_shares(shown, columns, columns, "classified correctly (%)")
+    axes.set(xlabel="with the typical gates of", ylabel="images of")
     return Drawing(
         "accuracy_by_gates",
         figure,
         shows=f"Share of the images of each class (row) that are classified correctly when the image's own gates are "
         f"replaced by those that open for more than half of the images of a class (column)"
-        f"{_of_all(len(names), len(classes))}.",
+        f"{_of_all(len(columns), len(classes))}.",
         look_for="A dark diagonal on a pale background: gates that only fit their own class. Columns that look alike: "
         "the choice of filters hardly matters.",
         table=matrix_table("images of", columns, shown.tolist(), ".2f"),

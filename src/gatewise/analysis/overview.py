@@ -21,7 +21,7 @@ def overview(inventory: Inventory) -> Drawing:
         labels = dataset.train.labels
         hot = labels if labels.ndim == 2 else labels.unsqueeze(1) == _numbers(len(dataset.classes))
         rows = {name: hot[:, n].nonzero().flatten().tolist() for n, name in enumerate(dataset.classes[:_CLASSES])}
-    figure, axes = new_figure(1 + 0.8 * _PICTURES, 0.4 + 0.85 * len(rows))
+    figure, axes = new_figure(0.4 + 0.85 * len(rows), width=1 + 0.8 * _PICTURES)
     axes.set_axis_off()
     axes.set_xlim(-2, _PICTURES)
     axes.set_ylim(len(rows), 0)

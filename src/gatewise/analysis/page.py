@@ -26,7 +26,7 @@ def check_page_writable(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a table, text, a command, links, and figures, shown in this order.
+    """A heading, a table, text, a command, links, pictures, and figures, shown in this order.
 
     Attributes:
         title: the heading.
@@ -35,6 +35,7 @@ class Section:
         drawings: the figures.
         command: the command line that made what the links lead to.
         links: addresses, relative to the page, by their titles.
+        pictures: addresses of pictures that are shown, relative to the page, by their titles.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Section:
     drawings: Sequence[Drawing] = ()
     command: str = ""
     links: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, name: str, slug: str) -> Self:
         """Return the section titled "name: title", with `slug` appended to the names of its figures."""

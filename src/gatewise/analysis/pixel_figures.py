@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
+from gatewise.analysis.axes import LINE, name_along
+from gatewise.analysis.drawing import WIDTH, Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 from gatewise.data.colours import class_colours, coloured, in_colour
 from gatewise.data.masks import IGNORED, with_background
@@ -26,9 +27,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
     names = with_background(classes)
     colours = class_colours(len(names))
     count, height, width = masks.shape
-    figure, axes = new_figure(
-        7.2, 2.4 * count * height / width + 0.3 + 0.2 * (len(names) // 5 + 1), rows=count, columns=3
-    )
+    figure, axes = new_figure(WIDTH / 3 * count * height / width + 0.3, rows=count, columns=3)
     shown = in_colour(pictures).permute(0, 2, 3, 1).clamp(0, 1)
     rows = []
     for row in range(count):
@@ -44,7 +43,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
         rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * correct:.1f}", 100 * correct)])
     for name, colour in zip(names, colours.tolist(), strict=True):
         axes[0][0].plot([], [], ls="", marker="s", label=escape_mathtext(name), color=[part / 255 for part in colour])
-    add_legend(figure, loc="outside lower center", ncols=5)
+    add_legend(figure)
     return Drawing(
         "pictures",
         figure,
@@ -57,7 +56,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
 def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
     """Draw the IoU in [0, 1] of each class for each run; None for a class that is neither present nor predicted."""
     names = list(next(iter(runs.values())))
-    figure, axes = new_figure(7, 3.0 + 0.2 * len(runs))
+    figure, axes = new_figure(2.8, width=max(WIDTH, 1 + LINE * len(names)))
     width, tips = 0.8 / len(runs), {}
     for index, (run, ious) in enumerate(runs.items()):
         at = [number + (index - (len(runs) - 1) / 2) * width for number in range(len(names))]
@@ -66,9 +65,9 @@ def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
         for number, (name, bar) in enumerate(zip(names, bars, strict=True)):
             bar.set_gid(f"series-{index}-{number}")
             tips[f"series-{index}-{number}"] = f"{run}: {name} {heights[number]:.1f} %"
-    axes.set(ylabel="IoU (%)", xticks=range(len(names)))
-    axes.set_xticklabels([escape_mathtext(name) for name in names], rotation=30, ha="right")
-    add_legend(figure, loc="outside lower left")
+    axes.set(ylabel="IoU (%)")
+    name_along(axes, names, first=0)
+    add_legend(figure)
     rows = [
         [
             Cell(name),

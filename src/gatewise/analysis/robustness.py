@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
+from gatewise.analysis.axes import show_score
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 from gatewise.core.files import check_file_writable, read_record, write_record
@@ -140,7 +141,7 @@ def corruptions_table(found: dict[str, dict[str, Any]], score: Score) -> Table:
 
 def draw_corruptions(found: dict[str, dict[str, Any]], score: Score) -> Drawing:
     """Draw the mean score over all corruptions against their strength; see `corruptions_table` for the arguments."""
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(found))
+    figure, axes = new_figure(3.2)
     rows, tips = [], {}
     for index, (name, one) in enumerate(found.items()):
         values = [score.factor * value for value in (one["clean"], *one["by_strength"])]
@@ -150,14 +151,17 @@ def draw_corruptions(found: dict[str, dict[str, Any]], score: Score) -> Drawing:
         )
         tips[f"series-{index}"] = f"{name}: {score.text(one['mean'])} over all corruptions"
         rows += [[Cell(name), Cell(str(n), n), Cell(f"{value:.4f}", value)] for n, value in enumerate(values)]
-    axes.set(xlabel="strength of the corruptions (0: none)", ylabel=f"validation {score.label}")
-    add_legend(figure, loc="outside lower left")
+    axes.set_xlabel("strength of the corruptions (0: none)")
+    show_score(axes, score)
+    add_legend(figure)
     return Drawing(
         "corruptions",
         figure,
         shows=f"The {score.title} on corrupted validation images against the strength, the mean over "
         f"{len(CORRUPTIONS)} corruptions.",
-        look_for="Lines that fall less than others: networks that the corruptions harm less.",
+        look_for="Lines that change less than others: networks that the corruptions harm less."
+        if len(found) > 1
+        else "The strength from which the images are of no more use to the network.",
         table=Table(["variant", "strength", f"{score.title}{score.unit}"], rows),
         tips=tips,
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.analysis.drawing import Drawing, add_colour_bar, escape_mathtext, new_figure
+from gatewise.analysis.drawing import Drawing, new_figure
 from gatewise.analysis.route_use import RouteUse
+from gatewise.analysis.share_matrix import draw_shares
 from gatewise.analysis.table import Cell, Table
 from gatewise.data.decode import fit
 
@@ -18,14 +19,9 @@ _SIDE, _GAP = 48, 2  # pixels of a picture, and of the white margin to its right
 def classes_by_route(use: RouteUse, classes: Sequence[str]) -> Drawing:
     """Draw the share of the images of each class that take each route."""
     shares = 100 * use.images.double() / use.images.sum(0, keepdim=True).clamp(min=1)
-    names = [escape_mathtext(name) for name in classes]
-    figure, axes = new_figure(2.6 + 0.34 * max(8, len(names)), 1.8 + 0.34 * len(shares))
-    drawn = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest", aspect="auto")
-    axes.grid(visible=False)
-    axes.set_yticks(range(len(shares)), [str(number) for number in range(len(shares))])
-    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
+    routes = [str(number) for number in range(len(shares))]
+    figure, axes = draw_shares(shares, routes, classes, "images of the class (%)")
     axes.set(xlabel="images of", ylabel="route")
-    add_colour_bar(figure, drawn, "images of the class (%)")
     rows = [
         [Cell(str(number), number), *(Cell(str(count), count) for count in counts)]
         for number, counts in enumerate(use.images.tolist())
@@ -54,7 +50,7 @@ def pictures_by_route(use: RouteUse, picture: Callable[[int], Any]) -> Drawing:
         for column, index in enumerate(own):
             at = slice(row * _SIDE, (row + 1) * _SIDE), slice(column * _SIDE, (column + 1) * _SIDE)
             sheet[at][:-_GAP, :-_GAP] = np.asarray(fit(picture(index), _SIDE - _GAP))
-    figure, axes = new_figure(1.2 + 0.7 * most, 0.6 + 0.7 * count)
+    figure, axes = new_figure(0.6 + 0.55 * count)
     axes.imshow(sheet, interpolation="nearest")
     axes.grid(visible=False)
     axes.set_yticks([(row + 0.5) * _SIDE - 0.5 for row in range(count)], [str(row) for row in range(count)])

@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from gatewise.analysis.axes import show_score
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
@@ -19,7 +20,7 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: Scor
         points: run -> (millions of multiply-adds per image, value of the score).
         score: the score.
     """
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
+    figure, axes = new_figure(3.2)
     for index, (name, (macs, value)) in enumerate(points.items()):
         colour, marker = series_style(index)
         axes.plot(
@@ -31,9 +32,10 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: Scor
             marker=marker,
             gid=f"series-{index}",
         )
-    axes.set(xlabel="multiply-adds per image (M)", ylabel=f"validation {score.label}")
+    axes.set_xlabel("multiply-adds per image (M)")
     axes.margins(0.15)
-    add_legend(figure, loc="outside lower left")
+    show_score(axes, score)
+    add_legend(figure)
     return Drawing(
         "accuracy_macs",
         figure,
@@ -68,7 +70,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
         found: run -> summaries of its gates, from input to output.
         runs: all runs of the page, also those without gates, so that each run has the same colour in all figures.
     """
-    figure, panels = new_figure(7, 6.5 + 0.2 * len(found), rows=len(_COMPARED), columns=1)
+    figure, panels = new_figure(6.5, rows=len(_COMPARED))
     tips = {}
     for panel, (axes, (label, number)) in enumerate(zip(panels.flat, _COMPARED, strict=True)):
         for index, (run, summaries) in enumerate(found.items()):
@@ -81,7 +83,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
         axes.set(ylabel=label)
         axes.yaxis.label.set_size(8)
     panels[-1, 0].set(xlabel=_ACROSS)
-    add_legend(figure, loc="outside lower left")
+    add_legend(figure)
     return Drawing(
         "gates_of_runs",
         figure,
@@ -103,7 +105,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
 
 def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -> Drawing:
     """Draw the mean share of gates that an image opens, by gated layer, one line per run (see `gates_of_runs`)."""
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(found))
+    figure, axes = new_figure(3.0)
     tips, rows = {}, []
     for index, (run, patterns) in enumerate(found.items()):
         colour, marker = series_style(runs.index(run))
@@ -116,7 +118,7 @@ def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -
             for place, (site, share) in enumerate(zip(patterns.sites, shares, strict=True), 1)
         ]
     axes.set(xlabel=_ACROSS, ylabel="open gates (%)", ylim=(0, 102))
-    add_legend(figure, loc="outside lower left")
+    add_legend(figure)
     return Drawing(
         "open_gates_of_runs",
         figure,

@@ -7,20 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
+from gatewise.analysis.axes import shortened
 from gatewise.analysis.drawing import (
     Drawing,
-    add_colour_bar,
     add_legend,
     escape_mathtext,
     new_figure,
     series_style,
 )
+from gatewise.analysis.share_matrix import draw_shares
 from gatewise.analysis.table import Cell, Table, matrix_table
 from gatewise.data.decode import fit
 from gatewise.training import Mistake
 
 _WRITTEN = 20  # most classes for which numbers are written into the cells
-_COLUMNS, _SIDE = 6, 96  # pictures in a row, and their side in pixels
+_COUNTED = 10  # least images of a bin whose accuracy is more than chance
+_COLUMNS, _SIDE = 4, 96  # pictures in a row, and their side in pixels
 
 
 def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
@@ -31,15 +33,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
         classes: names of the classes.
     """
     shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    side = min(9.0, 2.2 + 0.35 * len(classes))
-    figure, axes = new_figure(side + 1.2, side)
-    axes.grid(visible=False)
-    drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
-    add_colour_bar(figure, drawn, "share of the class's images (%)", axes)
-    names = [escape_mathtext(name) for name in classes]
-    if len(classes) <= 60:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+    figure, axes = draw_shares(shares, classes, classes, "images of the class (%)")
     axes.set(xlabel="predicted class", ylabel="class")
     if len(classes) <= _WRITTEN:
         for row, column in counts.nonzero().tolist():
@@ -66,14 +60,14 @@ def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: 
         names: names of the images.
     """
     count = -(-len(pictures) // _COLUMNS)
-    figure, panels = new_figure(1.35 * _COLUMNS, 1.75 * count, rows=count, columns=_COLUMNS)
+    figure, panels = new_figure(1.65 * count, rows=count, columns=_COLUMNS)
     for axes in panels.flat:
         axes.set_axis_off()
     for axes, picture, mistake in zip(panels.flat, pictures, mistakes, strict=False):
         axes.imshow(fit(picture, _SIDE))
         lines = [f"is {mistake.label}"] if mistake.label else []
-        shown = [_cut(escape_mathtext(line)) for line in (*lines, mistake.predicted)]
-        axes.text(0.5, -0.06, "\n".join(shown), transform=axes.transAxes, ha="center", va="top", fontsize=7)
+        shown = [escape_mathtext(shortened(line, 20)) for line in (*lines, mistake.predicted)]
+        axes.text(0.5, -0.06, "\n".join(shown), transform=axes.transAxes, ha="center", va="top", fontsize=8)
     rows = [
         [Cell(name), Cell(mistake.label), Cell(mistake.predicted)]
         for name, mistake in zip(names, mistakes, strict=True)
@@ -87,24 +81,23 @@ def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: 
     )
 
 
-def _cut(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def reliability(bins: Mapping[str, Tensor]) -> Drawing:
     """Draw accuracy against confidence, one line per network; the diagonal is perfect calibration.
 
     Args:
         bins: network -> images, mean confidence and accuracy of each bin of confidences, (bins, 3).
     """
-    figure, axes = new_figure(5.5, 4 + 0.2 * len(bins))
+    figure, axes = new_figure(3.6)
     axes.plot([0, 100], [0, 100], color="grey", lw=1, ls=":")
     rows, tips = [], {}
     for index, (name, values) in enumerate(bins.items()):
         filled = values[values[:, 0] > 0]
         colour, marker = series_style(index)
-        points = (100 * filled[:, 1:]).T.tolist()
-        axes.plot(*points, color=colour, marker=marker, label=escape_mathtext(name), gid=f"series-{index}")
+        style = {"color": colour, "marker": marker}
+        counted = filled[:, 0] >= _COUNTED
+        line, few = ((100 * filled[part, 1:]).T.tolist() for part in (counted, ~counted))
+        axes.plot(*line, label=escape_mathtext(name), gid=f"series-{index}", **style)
+        axes.plot(*few, ls="", mfc="none", alpha=0.5, gid=f"series-{index}-few", **style)
         apart = (filled[:, 0] * (filled[:, 1] - filled[:, 2]).abs()).sum() / filled[:, 0].sum()
         tips[f"series-{index}"] = f"{name}: expected calibration error {100 * apart:.2f} %"
         rows += [
@@ -116,11 +109,12 @@ def reliability(bins: Mapping[str, Tensor]) -> Drawing:
             for images, mean, share in filled.tolist()
         ]
     axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
-    add_legend(figure, loc="outside lower left")
+    add_legend(figure)
     return Drawing(
         "reliability",
         figure,
-        shows="Accuracy of the images in each bin of confidence, the probability of the predicted class.",
+        shows="Accuracy of the images in each bin of confidence, the probability of the predicted class. Bins of fewer "
+        f"than {_COUNTED} images are hollow, and no line goes through them.",
         look_for="Points below the diagonal: networks that are surer than they are right.",
         table=Table(["network", "images", "confidence %", "accuracy %"], rows),
         tips=tips,

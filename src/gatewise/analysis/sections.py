@@ -66,7 +66,10 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         return
     curves = {run.name: [[row[f"validation_{run.score.name}"] for row in run.log]] for run in runs if run.log}
     if curves:
-        yield Section(f"Validation {score.title} while training", drawings=[figures.curves(curves, score)])
+        yield Section(
+            f"Validation {score.title} while training",
+            drawings=[figures.curves(curves, score), *figures.late_curves(curves, score)],
+        )
     labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}
     if labelled:
         yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
@@ -217,9 +220,10 @@ def _attention_drawings(attention: Attention) -> list[Drawing]:
 def _of_gater(run: Subject, found: GaterFindings) -> Section:
     net, patterns, exchange = found.net, found.patterns, found.exchange
     lowest, mean, highest = patterns.open_gates()
+    opened = f"{lowest:,} to {highest:,}, {mean:,.0f} on average" if lowest < highest else f"{lowest:,}"
     text = (
-        f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
-        f"{mean:,.0f} on average; {int(patterns.dependent.sum()):,} gates depend on the image (open for more than 0.5 "
+        f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {opened}; "
+        f"{int(patterns.dependent.sum()):,} gates depend on the image (open for more than 0.5 "
         f"and fewer than 99.5 % of the images). Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed "
         f"(in float32), including {net.gater_macs / 1e6:.2f} M of the gater; the plain network has "
         f"{net.dense_macs / 1e6:.2f} M. If gates opened at the same rates, but independently of each other, the "
@@ -228,7 +232,7 @@ def _of_gater(run: Subject, found: GaterFindings) -> Section:
     drawings = [
         gater_figures.kinds_by_unit(patterns),
         gater_figures.images_by_gate(patterns),
-        gater_figures.open_gates_by_image(patterns),
+        *([gater_figures.open_gates_by_image(patterns)] if lowest < highest else []),
     ]
     if exchange is not None:
         text += (
@@ -238,18 +242,19 @@ def _of_gater(run: Subject, found: GaterFindings) -> Section:
         )
         drawings.append(gater_figures.accuracy_by_gates(exchange, run.classes))
     assert run.images is not None
+    classes, drawable = run.image_classes or ["all images"], getattr(run.images, "drawable", True)
     if found.routes is not None:
         shares = ", ".join(f"{100 * share:.0f}" for share in found.routes.shares)
         text += (
             f" Of {len(found.routes.shares)} routes, each image takes one; they are taken by {shares} % of the images."
         )
-        drawings.append(route_figures.classes_by_route(found.routes, run.image_classes or ["all images"]))
-        if getattr(run.images, "drawable", True):
+        drawings.append(route_figures.classes_by_route(found.routes, classes))
+        if drawable:
             drawings.append(route_figures.pictures_by_route(found.routes, run.images.picture))
-    try:
-        drawable = getattr(run.images, "drawable", True)
-        pictures = map(run.images.picture, patterns.kept.tolist()) if drawable else None
-        drawings.append(gater_figures.patterns_in_the_plane(patterns, run.image_classes or ["all images"], pictures))
-    except errors.InvalidValueError as error:
-        text += f" {error}"
+    else:
+        try:
+            pictures = map(run.images.picture, patterns.kept.tolist()) if drawable else None
+            drawings.append(gater_figures.patterns_in_the_plane(patterns, classes, pictures))
+        except errors.InvalidValueError as error:
+            text += f" {error}"
     return Section("which filters the gater opens", text, drawings=drawings)

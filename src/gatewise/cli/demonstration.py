@@ -25,7 +25,7 @@ class _Step:
         title: what it is about.
         text: what it answers, and what to look for.
         command: the command, with {out} for the folder of the demonstration.
-        files: what it writes, in that folder, by its title on the page.
+        files: what it writes, in that folder, by its title on the page; pictures are shown, other files linked.
     """
 
     title: str
@@ -46,7 +46,12 @@ _STEPS = (
         "Each network is trained with two seeds. Two are few: the report says how large a difference they could have "
         "missed, and how many seeds would show it.",
         f"compare --data digits --gates none,gct --seeds 2 {_SHORT} --out {{out}}/comparison",
-        {"report": "comparison/report.html", "the numbers": "comparison/results.json"},
+        {
+            "report": "comparison/report.html",
+            "the numbers": "comparison/results.json",
+            "accuracy against latency": "comparison/accuracy_latency.svg",
+            "accuracy while training": "comparison/curves.svg",
+        },
     ),
     _Step(
         "What the gates have learned",
@@ -129,5 +134,7 @@ def _section(out: Path, step: _Step) -> "Section":
     from gatewise.analysis.page import Section
 
     command = f"gatewise {step.command.format(out=out)}"
-    links = {title: file for title, file in step.files.items() if (out / file).exists()}
-    return Section(step.title, step.text, command=command, links=links)
+    found = {title: file for title, file in step.files.items() if (out / file).exists()}
+    pictures = {title: file for title, file in found.items() if file.endswith((".svg", ".png"))}
+    links = {title: file for title, file in found.items() if title not in pictures}
+    return Section(step.title, step.text, command=command, links=links, pictures=pictures)

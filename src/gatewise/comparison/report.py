@@ -23,15 +23,14 @@ from gatewise.training import score_named
 def write_report(results: Mapping[str, Any], out: Path) -> None:
     """Write report.html, its figures and results.md to the folder `out`."""
     title = score_of(results).title
-    costs, curves = _score_against_latency(results), _curves(results)
-    for drawing, file in ((costs, "accuracy_latency.svg"), (curves, "curves.svg")):
-        if drawing is not None:
-            write_atomically(out / file, drawing.svg())
+    costs, curves = draw_costs(results), draw_curves(results)
+    for drawing in (*costs, *curves):
+        write_atomically(out / f"{drawing.name}.svg", drawing.svg())
     page = Page(
         title=_title(results),
         lead=_lead(results),
         sections=[
-            Section("Answer", " ".join(results["summary"]), drawings=[] if costs is None else [costs]),
+            Section("Answer", " ".join(results["summary"]), drawings=costs),
             Section("Result", _explanation(results), table=table(results)),
             *(
                 [Section("Rivals of equal cost", _ABOUT_RIVALS, table=rivals_table(results))]
@@ -42,7 +41,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
             *_corruptions(results),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
-            *([] if curves is None else [Section(f"Validation {title} while training", drawings=[curves])]),
+            *([Section(f"Validation {title} while training", drawings=curves)] if curves else []),
         ],
         facts=_facts(results),
     )
@@ -70,25 +69,27 @@ def _lead(results: Mapping[str, Any]) -> str:
     )
 
 
-def _score_against_latency(results: Mapping[str, Any]) -> Drawing | None:
-    """Draw the score against the latency of one image, rivals in the colour of their gates, or return None."""
+def draw_costs(results: Mapping[str, Any]) -> list[Drawing]:
+    """Draw the score of several networks against the latency of one image, rivals in the colour of their gates."""
     score, variants = score_of(results), results["variants"]
-    if not all("latency_ms" in variant for variant in variants):
-        return None
+    if len(variants) < 2 or not all("latency_ms" in variant for variant in variants):
+        return []
     points = {
         v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score.name][key] for key in ("mean", "low", "high")))
         for v in variants
     }
     rivals = {v["gates"]: next(iter(v["rival_of"])) for v in variants if v.get("rival_of") and "verdict" not in v}
-    return figures.accuracy_against_latency(points, score, rivals)
+    return [figures.accuracy_against_latency(points, score, rivals)]
 
 
-def _curves(results: Mapping[str, Any]) -> Drawing | None:
-    """Draw the validation scores while training, or return None if they were not kept."""
+def draw_curves(results: Mapping[str, Any]) -> list[Drawing]:
+    """Draw the validation scores while training, if they were kept."""
     variants = results["variants"]
     if not all(variant.get("curves") and all(variant["curves"]) for variant in variants):
-        return None
-    return figures.curves({variant["gates"]: variant["curves"] for variant in variants}, score_of(results))
+        return []
+    curves = {variant["gates"]: variant["curves"] for variant in variants}
+    score = score_of(results)
+    return [figures.curves(curves, score), *figures.late_curves(curves, score)]
 
 
 def _facts(results: Mapping[str, Any]) -> dict[str, str]:
@@ -97,7 +98,7 @@ def _facts(results: Mapping[str, Any]) -> dict[str, str]:
     facts |= {key: results[key] for key in ("precision", "latency", "source") if key in results}
     facts |= _training_facts(results)
     if "recipe" in results:
-        facts["recipe"] = ", ".join(f"{key}={value}" for key, value in results["recipe"].items())
+        facts["recipe"] = ", ".join(f"{key}={value}" for key, value in results["recipe"].items() if value is not None)
     return facts
 
 

@@ -63,7 +63,7 @@ class EfficientChannelAttention(Gate):
     A new gate is not the identity: its factors are about 0.5.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         kernel_size: k, odd; None computes it from gamma and beta.
         gamma: divisor in the formula of k.
         beta: offset in the formula of k (the paper's b).

@@ -149,7 +149,7 @@ class GatedChannelTransform(Gate):
     no weight decay. A state dict of the official module loads.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         mode: "l2", "l1", or a number p >= 1; see `gated_channel_transform`.
         eps: added inside both roots.
         after_relu: the input is known to be non-negative, so absolute values are omitted.

@@ -102,7 +102,7 @@ class GatherExcite(Gate):
     pruning.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         extent: e; with `learned`, 0 or a power of two.
         learned: gather with depthwise convolutions instead of average pooling.
         mlp: add the two 1x1 convolutions.

@@ -82,7 +82,7 @@ class GlobalContext(ChannelScaling):
     exactly the identity; with "multiply" and "both" its factor starts at 0.5.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         rd_ratio: the width R of the bottleneck is C * rd_ratio, rounded down to a multiple of rd_divisor.
         rd_channels: R, at least 2; overrides rd_ratio.
         rd_divisor: R is a multiple of it.

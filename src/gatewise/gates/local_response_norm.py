@@ -52,7 +52,7 @@ class LocalResponseNorm(Gate):
     2^0.75 = 1.68.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         size: number of channels in the window, odd.
         alpha: weight of the sum of squares.
         beta: exponent.

@@ -122,7 +122,7 @@ class NonLocal(Gate):
     fused kernel; "concatenation" does: 630 MB in float32 for one map of 112 x 112.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         pairwise: f, with q_i = W_theta x_i and k_j = W_phi x_j of R channels, and P positions: "embedded_gaussian":
             softmax_j(q_i.k_j / sqrt(R)); "gaussian": softmax_j(x_i.x_j); "dot_product": q_i.k_j / P;
             "concatenation": relu(w.[q_i, k_j]) / P.

@@ -46,7 +46,7 @@ class SimplifiedNonLocal(Gate):
     convolutions with bias. `conv_value` starts at zero, so a new gate is exactly the identity.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         spatial_dims: number of spatial axes, 1 to 3.
 
     Raises:

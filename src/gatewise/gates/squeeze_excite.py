@@ -62,7 +62,7 @@ class SqueezeExcite(ChannelScaling):
     identity: its factors are about 0.5.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         rd_ratio: R is C * rd_ratio, rounded down to a multiple of rd_divisor and at least rd_divisor.
         rd_channels: R; overrides rd_ratio.
         rd_divisor: R is a multiple of it.

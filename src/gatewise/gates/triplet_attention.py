@@ -70,7 +70,7 @@ class TripletAttention(Gate):
     A new gate is not the identity: its factors are about 0.5.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         kernel_size: k, odd.
         no_spatial: omit `hw`, and average two factors.
 

@@ -38,6 +38,19 @@ CHANGES = {
             ),
         },
     },
+    "analysis/axes.py": {
+        "name_along": {
+            "names are written on top of each other": replace(
+                "-(-len(names) // int((axes.figure.get_figwidth() - _BESIDE) / LINE))", "1"
+            ),
+        },
+        "show_score": {
+            "rounding fills the axis": replace("_POINTS - (top - bottom)", "0.0"),
+        },
+        "name_gates_along": {
+            "a gate of the whole network has no name": replace("all('.' in path for path in paths)", "True"),
+        },
+    },
     "analysis/drawing.py": {
         "Drawing.inline_svg": {
             "colours use the figure's name": replace(
@@ -45,6 +58,12 @@ CHANGES = {
             ),
             "ids of a page's figures are shared": replace("f'\\\\g<1>{self.name}-'", "'\\\\g<1>figure-'"),
             "tips are not escaped": drop_call("escape(tip)"),
+        },
+        "_add_room": {
+            "names take the room of the axes": replace("max(0.0, max(names, default=0.0) - _ONE_LINE)", "0.0"),
+        },
+        "add_legend": {
+            "long names leave the figure": replace("_wrapped(label, int((room - _HANDLE) / _LETTER))", "label"),
         },
         "escape_mathtext": {
             "names are parsed as mathematics": drop_call("replace"),
@@ -67,14 +86,18 @@ CHANGES = {
         },
     },
     "analysis/figures.py": {
-        "curves": {
-            "points below the axis not reported": replace(
-                "sum((row[2].order < bottom for row in rows))", "0 * sum((row[2].order < bottom for row in rows))"
+        "late_curves": {
+            "few epochs have a figure of their second half": replace("epochs < _FEW", "False"),
+            "the second half is drawn also where it shows no more": replace(
+                "2 * _extent(late) >= _extent(values)", "False"
             ),
-            "the largest error is the best": replace("max if above else min", "max"),
+        },
+        "_draw_curves": {
+            "the largest error is the best": replace("max if score.higher_is_better else min", "max"),
+            "a line hides the one below": replace("dashes if mean in drawn else '-'", "'-'"),
         },
         "accuracy_against_latency": {
-            "legend omitted": remove("add_legend(figure, loc='outside lower left')"),
+            "legend omitted": remove("add_legend(figure)"),
         },
     },
     "analysis/findings.py": {
@@ -86,10 +109,14 @@ CHANGES = {
         },
     },
     "analysis/gate_figures.py": {
-        "parameter_by_depth": {
+        "_occupied": {
             "the start of alpha off the axis": replace(
-                "(min(start, float(values.min())), max(start, float(values.max())))",
-                "(float(values.min()), float(values.max()))",
+                "torch.tensor([*(layer.mean for layer in layers), line])",
+                "torch.tensor([layer.mean for layer in layers])",
+            ),
+            "means off the axis": replace(
+                "torch.cat([edges[filled], edges[filled + 1], bars.clamp(edges[0], edges[-1]), means])",
+                "torch.cat([edges[filled], edges[filled + 1]])",
             ),
         },
         "classes_by_channel": {
@@ -179,6 +206,7 @@ CHANGES = {
             "thumbnails of hidden classes": replace_text(
                 "if (distance < least && !isAway(point))", "if (distance < least)"
             ),
+            "a figure is wider than a telephone": replace_text("calc(.75 * var(--width))", "var(--width)"),
             "sorted as text": replace_text(
                 "rows.sort(rows.every(row => !Number.isNaN(Number(key(row)))) ? numeric : compare);",
                 "rows.sort(compare);",

@@ -12,7 +12,7 @@ class ContextPlace(nn.Module):
     """Identity that marks where a network accepts a global context block: (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        channels: C.
+        channels: number of channels, C.
         stages: paths of the stages that accept such blocks in their residual branches instead.
     """
 

@@ -25,8 +25,8 @@ class Layout(NamedTuple):
     """Memory layout of a map and its division into parts, the units of work of threads; first arguments of a kernel.
 
     Attributes:
-        samples: N.
-        channels: C.
+        samples: number of samples, N.
+        channels: number of channels, C.
         positions: number of positions M of one channel.
         last_axis: 0 for channels first; for channels last, the number of positions in a row.
         parts: number of parts into which each sample is divided.
