@@ -112,8 +112,8 @@ def check_file_writable(file: Path) -> None:
 
 
 def check_is_folder(folder: Path) -> None:
-    """Raise `StorageError` if `folder`, or the lowest existing folder above it, is no folder."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    """Raise `StorageError` if `folder`, or what exists of the folders above it, is no folder."""
+    existing = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     if not existing.is_dir():
         raise errors.StorageError(f"{existing} is not a folder. Choose another --out.")
 
