@@ -285,6 +285,7 @@ def test_picture_of_layers_shows_the_imports(tmp_path: Path) -> None:
     assert drawn.read_text().count("marker-end") >= 15, "every package but errors imports another"
 
 
+@pytest.mark.extended
 def test_pictures_of_results_are_of_these_numbers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "tools/draw_results.py", tmp_path], check=True, capture_output=True)
     names = sorted(file.name for file in tmp_path.iterdir())

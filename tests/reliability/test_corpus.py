@@ -118,7 +118,7 @@ def test_every_corpus_file_is_replayed() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    recipe = Recipe(model=TINY, gate="gct@inner", epochs=1, batch_size=32, precision="fp32")
+    recipe = Recipe(model=TINY, gate="gct@inner", epochs=1, batch_size=32, precision="fp32", keep_checkpoint=True)
     digits = load_dataset("digits")
     parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
     train(recipe, folder, dataset=Dataset("digits", digits.classes, *parts, padding=1, flip=False))

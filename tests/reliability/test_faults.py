@@ -1,13 +1,12 @@
 """Full disks, unwritable folders, changed and truncated files, newer formats: one line, and nothing is lost."""
 
 import contextlib
+import dataclasses
 import json
 import math
-import os
 import re
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.cli import run
-from gatewise.core.files import check_writable, read_record, write_atomically, write_record
+from gatewise.core.files import check_folder_writable, read_record, write_atomically, write_record
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import (
@@ -32,7 +31,8 @@ from gatewise.training import train
 from gatewise.training.checkpoint import keep_newest_states, load_state, save_state
 from gatewise.training.runs import open_runs
 from gatewise.training.tensorboard import Board
-from support.small_runs import DATASET, RECIPE, content_of, equal, trained, weights
+from support.disks import disk, remount
+from support.small_runs import DATASET, RECIPE, content_of, equal, trained, trained_without_results, weights
 from support.whole_files import corrupt_files, leftovers, outcome
 
 FLAGS = ["--data", "digits", "--model", "resnet20", "--precision", "fp32", "--workers", "0"]
@@ -40,43 +40,31 @@ TRAIN = ["train", *FLAGS, "--gate", "gct", "--epochs", "4"]
 COMPARE = ["compare", *FLAGS, "--gates", "none,gct", "--seeds", "1", "--epochs", "1"]
 
 
-def mounted(folder: Path, options: str) -> None:
-    """Mount a file system in memory there, or skip the test with the reason."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"no file system can be mounted here: {result.stderr.strip()}")
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
-
-
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a disk on which two checkpoints have room, but not a third."""
-    mounted(tmp_path / "disk", "size=5500k")
-    yield tmp_path / "disk"
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    with disk(tmp_path / "disk", "size=5500k") as mounted:
+        yield mounted
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run with its checkpoints of steps 6 and 9; tests only read it."""
+    """Return the folder of a finished run; tests only read it."""
     out = tmp_path_factory.mktemp("faults") / "run"
     trained(out)
     return out
 
 
+@pytest.fixture(scope="module")
+def without_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was killed before its results, with checkpoints of steps 6 and 9."""
+    return trained_without_results(tmp_path_factory.mktemp("faults") / "run")
+
+
 @pytest.fixture
-def unfinished(finished: Path, tmp_path: Path) -> Path:
-    """Return a run without its results."""
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "metrics.json").unlink()
-    return tmp_path / "run"
+def unfinished(without_results: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run without its results."""
+    return shutil.copytree(without_results, tmp_path / "run")
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -92,9 +80,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.extended
 def test_training_on_full_disk_keeps_and_names_last_checkpoint(
-    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = disk / "run"
+    out = small_disk / "run"
     assert run([*TRAIN, "--out", str(out)]) == 1
     line = said(capsys)
     assert re.search(r"step_000000033 cannot be written|step_000000033/state\.safetensors cannot be written", line)
@@ -102,20 +90,20 @@ def test_training_on_full_disk_keeps_and_names_last_checkpoint(
     assert f"The last good checkpoint is {out / 'checkpoints/step_000000022'}." in line
     assert corrupt_files(out) == leftovers(out) == []
     assert len(list(out.glob("checkpoints/step_*"))) == 2
-    remount(disk, "size=20m")
+    remount(small_disk, "size=20m")
     assert run([*TRAIN, "--out", str(out), "--resume"]) == 0
     assert run([*TRAIN, "--out", str(tmp_path / "uninterrupted")]) == 0
     assert outcome(out) == outcome(tmp_path / "uninterrupted")
 
 
-def test_comparison_stops_at_first_unwritable_file(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    remount(disk, "size=1m")
-    assert run([*COMPARE, "--out", str(disk / "all")]) == 1
+def test_comparison_stops_at_first_unwritable_file(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    remount(small_disk, "size=1m")
+    assert run([*COMPARE, "--out", str(small_disk / "all")]) == 1
     printed = capsys.readouterr().err
     assert "run 1 of 2" in printed
     assert "run 2 of 2" not in printed
     assert "No space left on device" in printed.splitlines()[-1]
-    assert corrupt_files(disk) == leftovers(disk) == []
+    assert corrupt_files(small_disk) == leftovers(small_disk) == []
 
 
 @pytest.fixture
@@ -178,12 +166,11 @@ def test_unwritable_curves_do_not_stop_training(tmp_path: Path, monkeypatch: pyt
 @pytest.fixture
 def read_only(tmp_path: Path, finished: Path, unfinished: Path) -> Iterator[Path]:
     """Return a disk that cannot be written, with a finished and an unfinished run."""
-    mounted(tmp_path / "disk", "size=50m")
-    shutil.copytree(finished, tmp_path / "disk/finished")
-    shutil.copytree(unfinished, tmp_path / "disk/unfinished")
-    remount(tmp_path / "disk", "ro")
-    yield tmp_path / "disk"
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    with disk(tmp_path / "disk", "size=50m") as mounted:
+        shutil.copytree(finished, mounted / "finished")
+        shutil.copytree(unfinished, mounted / "unfinished")
+        remount(mounted, "ro")
+        yield mounted
 
 
 def test_unwritable_folder_rejected_first(
@@ -204,7 +191,7 @@ def test_unwritable_folder_rejected_first(
 
 
 def test_writability_check_does_not_make_folder(tmp_path: Path) -> None:
-    check_writable(tmp_path / "a" / "b")
+    check_folder_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -321,17 +308,25 @@ def spoil(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [spoil, cut])
-def test_damaged_metrics_can_be_rewritten(finished: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(finished, out)
+@pytest.mark.parametrize(
+    ("keep", "again"),
+    [
+        (True, r"--resume writes it again\. The last good checkpoint is .*step_000000009\.$"),
+        (False, r"--resume trains the run again\.$"),
+    ],
+)
+def test_damaged_metrics_can_be_rewritten(
+    finished: Path, tmp_path: Path, damage: Callable[[Path], None], keep: bool, again: str
+) -> None:
+    out, recipe = tmp_path / "run", dataclasses.replace(RECIPE, keep_checkpoint=keep)
+    trained(out, recipe)
+    before = outcome(out)
     damage(out / "metrics.json")
-    with pytest.raises(
-        DataError, match=r"metrics\.json:? .*Or remove it: .*The last good checkpoint is .*step_000000009"
-    ):
-        trained(out, resume=True)
+    with pytest.raises(DataError, match=rf"metrics\.json:? .*Or remove it: the same command with {again}"):
+        trained(out, recipe, resume=True)
     (out / "metrics.json").unlink()
-    trained(out, resume=True)
-    assert outcome(out) == outcome(finished)
+    assert equal(trained(out, recipe, resume=True), weights(finished))
+    assert outcome(out) == before
 
 
 def test_partial_file_of_killed_process_is_removed(unfinished: Path) -> None:
@@ -381,11 +376,9 @@ NEWER = r"{} has format 2, but this version of gatewise supports formats up to 1
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoints/step_000000006/state.json"])
-def test_run_of_newer_version_is_not_modified(finished: Path, tmp_path: Path, name: str) -> None:
+def test_run_of_newer_version_is_not_modified(finished: Path, without_results: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "run"
-    shutil.copytree(finished, out)
-    if name != "metrics.json":
-        (out / "metrics.json").unlink()
+    shutil.copytree(finished if name == "metrics.json" else without_results, out)
     of_format(out / name, 2)
     with (out / "recipe.yaml").open("a") as recipe:
         recipe.write("an_option_of_tomorrow: 1\n")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gatewise.data import Augmentation, Dataset, Images
-from gatewise.training import Progress, Recipe, learner, train
+from gatewise.training import Progress, Recipe, from_recipe, learner, train
 
 RECIPE = Recipe(data="memory", model="resnet20", epochs=3, batch_size=16, lr=0.02, precision="fp32")
 TIMES = ("seconds", "images_per_second")
@@ -68,6 +69,15 @@ def trained(folder: Path, recipe: Recipe = RECIPE, **options: Any) -> dict[str, 
     """Train into the folder and return the weights."""
     train(recipe, folder, dataset=DATASET, **options)
     return weights(folder)
+
+
+def trained_without_results(folder: Path, *, resume: bool = False) -> Path:
+    """Train all epochs into the folder and stop as a kill would before the results are written; return the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_recipe, "write_results", Mock(side_effect=Stop))
+        with pytest.raises(Stop):
+            train(RECIPE, folder, dataset=DATASET, resume=resume)
+    return folder
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:

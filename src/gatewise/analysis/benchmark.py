@@ -11,7 +11,7 @@ from gatewise.analysis.drawing import Drawing, add_legend, new_figure, series_st
 from gatewise.analysis.table import Cell, Table
 from gatewise.analysis.timed_forms import WITHOUT_GATES, GaterForms, PlainForms, Timed, repeated
 from gatewise.core import _validation
-from gatewise.core.files import check_format_not_newer, write_atomically, write_json
+from gatewise.core.files import check_folder_writable, check_format_not_newer, write_atomically, write_json
 from gatewise.core.loaders import Loader, batches_of
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
@@ -70,6 +70,8 @@ def bench(
         InvalidTypeError: `model` is no module or a skipping network, or `example` is no tensor of images.
         InvalidValueError: a number is too small.
     """
+    if out is not None:
+        check_folder_writable(Path(out))
     net = unwrapped("bench", model)
     (example, _), *_ = batches_of([example], "bench")
     device = next((parameter.device for parameter in net.parameters()), example.device)
@@ -112,6 +114,8 @@ def bench_run(
         ValueError: the run's images cannot be found, or a number is too small.
     """
     _validation.check_integer_at_least(1, images=images)
+    out = Path(folder if out is None else out)
+    check_folder_writable(out)
     run = Run.open(folder, data).checked()
     run.check_has_images()
     source = Timed(
@@ -120,7 +124,7 @@ def bench_run(
         lambda count: repeated(torch.cat([*run.first(count)]), count),
         lambda: run.of("train").first(images),
     )
-    return _benched(source, Path(folder if out is None else out), batch_sizes, rounds, threads, progress)
+    return _benched(source, out, batch_sizes, rounds, threads, progress)
 
 
 def _benched(

@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gatewise import errors
 from gatewise.analysis.findings import Findings, find
 from gatewise.analysis.given_network import GivenNetwork
-from gatewise.analysis.page import Page
+from gatewise.analysis.page import Page, check_page_writable
 from gatewise.analysis.sections import beside_each_other, common_score, of_run, overview, without_run
-from gatewise.core.files import write_atomically
+from gatewise.core.files import check_folder_writable, write_atomically
 from gatewise.core.loaders import Loader
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
@@ -50,10 +49,10 @@ def explain(
     Raises:
         InvalidTypeError: `model` is no module or a skipping network, or `loader` gives no images.
         InvalidValueError: the loader is empty, or labels or class names do not fit the network. No file is written.
-        DataError: `out` is a folder, or `figures_in` is a file. No file is written.
+        StorageError: the page or the figures cannot be written. No file is written.
     """
     progress, out = progress or Progress(quiet=True), Path(out)
-    _check_writable(out, figures_in)
+    check_outputs(out, figures_in)
     network = GivenNetwork("explain", model, loader, classes=classes, count=images)
     progress.say(f"analysing {network.name}")
     found = find(network)
@@ -88,10 +87,18 @@ def explain_runs(
 
     Raises:
         InvalidValueError: as `open_runs`, or if the runs are evaluated with different metrics. No file is written.
-        DataError: as `open_runs`, or if `out` is a folder or `figures_in` is a file. No file is written.
+        DataError: as `open_runs`. No file is written.
+        StorageError: the page or the figures cannot be written. No file is written.
     """
-    _check_writable(Path(out), figures_in)
+    check_outputs(out, figures_in)
     return explain_opened(open_runs(runs, data, split), out, figures_in=figures_in, progress=progress)
+
+
+def check_outputs(out: str | Path, figures_in: str | Path | None = None) -> None:
+    """Raise `StorageError` if the page or the figures cannot be written, before any computation."""
+    check_page_writable(Path(out))
+    if figures_in is not None:
+        check_folder_writable(Path(figures_in))
 
 
 def explain_opened(
@@ -103,7 +110,6 @@ def explain_opened(
 ) -> Path:
     """Write one HTML page about runs that are open, and return its path; see `explain_runs`."""
     progress, out = progress or Progress(quiet=True), Path(out)
-    _check_writable(out, figures_in)
     common_score(opened)
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
     found: list[Findings] = []
@@ -134,14 +140,6 @@ def _written(page: Page, out: Path, figures_in: str | Path | None) -> Path:
             for suffix, content in (("svg", drawing.svg()), ("png", drawing.png()), ("csv", drawing.csv())):
                 write_atomically(Path(figures_in) / f"{drawing.name}.{suffix}", content)
     return out
-
-
-def _check_writable(out: Path, figures_in: str | Path | None) -> None:
-    """Raise if the output cannot be written, before any computation."""
-    if out.is_dir():
-        raise errors.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")
-    if figures_in is not None and Path(figures_in).exists() and not Path(figures_in).is_dir():
-        raise errors.DataError(f"{figures_in} is a file; give a folder for the figures.")
 
 
 def _facts(run: Run) -> str:

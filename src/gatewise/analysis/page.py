@@ -5,11 +5,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any, Self
 
+from gatewise import errors
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Table
 from gatewise.core import _validation
+from gatewise.core.files import check_file_writable
+
+_SUFFIXES = (".html", ".htm")
+
+
+def check_page_writable(out: Path) -> None:
+    """Raise `StorageError` if a page cannot be written to `out`, or would replace a file that is no page."""
+    check_file_writable(out)
+    if out.exists() and out.suffix.lower() not in _SUFFIXES:
+        raise errors.StorageError(f"{out} exists, and is no HTML page by its name. Choose another --out.")
 
 
 @dataclass(frozen=True)

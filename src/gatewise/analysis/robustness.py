@@ -13,7 +13,7 @@ from gatewise import errors
 from gatewise.analysis.axes import show_score
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
-from gatewise.core.files import read_record, write_record
+from gatewise.core.files import check_file_writable, read_record, write_record
 from gatewise.data import evenly_spaced
 from gatewise.data.corruptions import CORRUPTIONS, KINDS, STRENGTHS, corrupted
 from gatewise.training import Progress, Score, Task, evaluate
@@ -75,6 +75,8 @@ def _compute(runs: Sequence[Run], progress: Progress) -> list[dict[str, Any]]:
     first = runs[0]
     first.check_has_images(" to corrupt them")
     check_corruptible(first.task, first.config["in_chans"])
+    for run in runs:
+        check_file_writable(run.folder / _FILE)
     images: Any = first.images
     chosen = evenly_spaced(len(images), min(IMAGES, len(images)))
     pixels = torch.stack([images[index] for index in chosen])

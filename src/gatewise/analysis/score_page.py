@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gatewise import errors
-from gatewise.analysis.page import Page, Section
+from gatewise.analysis.page import Page, Section, check_page_writable
 from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong_pictures
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
@@ -55,10 +55,13 @@ def score_run(
         DataError: the run has not finished, its images are not available, or the data has other classes, channels or
             sizes.
         InvalidValueError: there is no such split.
+        StorageError: the page cannot be written.
     """
     if split is not None:
         _validation.check_one_of("split", split, SPLITS)
     _validation.check_integer_at_least(0, shown=shown)
+    if out is not None:
+        check_page_writable(Path(out))
     say = (progress or Progress(quiet=True)).say
     run = _opened(folder, data)
     run.load = _streamed

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise.core.loaders import Loader
 from gatewise.gaternet import GaterNet
-from gatewise.graph.measure import Latency, environment, interleaved_latency, macs_per_sample
+from gatewise.graph.measure import Latency, announcement, environment, interleaved_latency, macs_per_sample
 from gatewise.inference import compact, folded, optimize_for_inference, skip_closed_filters
 from gatewise.insertion.insert import gates_in, without_gates
 
@@ -74,11 +74,13 @@ class PlainForms:
     def results(self, batch_sizes: Sequence[int]) -> dict[str, Any]:
         """Return the times for each batch size, and everything else that is measured, as JSON values."""
         images = self.timed.images(max(batch_sizes) * _TURNS)
+        calls = {size: self._calls(_split(images[: size * _TURNS], size)) for size in batch_sizes}
+        with torch.inference_mode():
+            self.say(announcement([*calls.values(), *self._further_calls(images).values()], self.rounds))
         batches: dict[str, Any] = {}
-        for size in batch_sizes:
+        for size, of_size in calls.items():
             self.say(f"measuring batches of {size}")
-            times = self._times(_split(images[: size * _TURNS], size))
-            batches[str(size)] = _described(times, self.references)
+            batches[str(size)] = _described(_timed(of_size, self.rounds, _TURNS), self.references)
         return {
             "run": self.timed.name,
             "environment": environment(images.device),
@@ -92,8 +94,12 @@ class PlainForms:
         """Return what is measured in addition to the times of batches."""
         return {"macs": {"dense": float(macs_per_sample(self.net, images[:1]))}}
 
-    def _times(self, batches: Sequence[Tensor]) -> dict[str, Latency]:
-        """Return the latency of one batch for each form, averaged over `batches` run in sequence."""
+    def _further_calls(self, images: Tensor) -> dict[float, dict[str, Callable[[], Any]]]:  # noqa: ARG002
+        """Return what `_measured` times, in groups."""
+        return {}
+
+    def _calls(self, batches: Sequence[Tensor]) -> dict[str, Callable[[], Any]]:
+        """Return a call for each form that runs `batches` in sequence."""
 
         def through(form: Callable[[Tensor], Any]) -> Callable[[], None]:
             def call() -> None:
@@ -102,7 +108,7 @@ class PlainForms:
 
             return call
 
-        return _timed({name: through(form) for name, form in self.forms.items()}, self.rounds, len(batches))
+        return {name: through(form) for name, form in self.forms.items()}
 
 
 class GaterForms(PlainForms):
@@ -136,22 +142,30 @@ class GaterForms(PlainForms):
 
     def _measured(self, images: Tensor) -> dict[str, Any]:
         measured = {"macs": self._macs(images[: 4 * _TURNS]), "compaction": self.compaction}
-        if self.net.routes is not None:
-            return measured  # all images execute the same share
+        if not (calls := self._further_calls(images)):
+            return measured
         self.say("measuring latency against the fraction of open filters")
-        curve = self._curve(images[:1])
+        curve = self._curve(calls)
         return {**measured, "curve": curve, "pays_up_to": _pays_up_to(curve)}
 
-    def _curve(self, x: Tensor) -> list[dict[str, float]]:
-        """Return milliseconds per image, for random gates with different open fractions."""
-        generator = torch.Generator().manual_seed(0)
-        rows: list[dict[str, float]] = []
+    def _further_calls(self, images: Tensor) -> dict[float, dict[str, Callable[[], Any]]]:
+        """Return calls of each form with one image and random gates, for each fraction of open gates."""
+        if self.net.routes is not None:
+            return {}  # all images execute the same share
+        generator, x = torch.Generator().manual_seed(0), images[:1]
+        groups: dict[float, dict[str, Callable[[], Any]]] = {}
         for share in _SHARES:
             gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
             dense = ("dense", "dense, channels last")
-            calls: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
+            groups[share] = {name: functools.partial(self.forms[name], x) for name in dense}
             for name, net in (("masked", self.net), ("skipped", self.skipping)):
-                calls[name] = _with_gates(self.net, net, x, gates)
+                groups[share][name] = _with_gates(self.net, net, x, gates)
+        return groups
+
+    def _curve(self, groups: Mapping[float, Mapping[str, Callable[[], Any]]]) -> list[dict[str, float]]:
+        """Return milliseconds per image, for each fraction of open gates."""
+        rows: list[dict[str, float]] = []
+        for share, calls in groups.items():
             times = _timed(calls, self.rounds, 1)
             rows.append({"open": share, **{name: 1e3 * latency.median_s for name, latency in times.items()}})
         return rows

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from gatewise import errors
 from gatewise.cli.app import Json, app
 from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
@@ -33,10 +34,16 @@ def check(
         Print the facts as JSON.
     """
     from gatewise.analysis.overview import overview
-    from gatewise.core.files import write_atomically, write_json
+    from gatewise.core.files import check_folder_writable, write_atomically, write_json
     from gatewise.data.inventory import take_inventory
 
+    if out is not None:
+        check_folder_writable(out)
     recipe = with_flags(None, flags)
+    if out is not None and out.resolve().is_relative_to(Path(recipe.data).resolve()):
+        raise errors.InvalidValueError(
+            f"{out} is in the folder of the data, and its pictures would be read as images. Choose another --out."
+        )
     found = take_inventory(recipe.source)
     if out is not None:
         drawing = overview(found)

@@ -94,9 +94,10 @@ def demo(*, out: Path = Path("demo")) -> None:
     out
         Folder to write; index.html links everything in it.
     """
-    from gatewise.core.files import write_atomically
+    from gatewise.core.files import check_folder_writable, write_atomically
 
     begun = time.monotonic()
+    check_folder_writable(out)
     _write_digit(out / _DIGIT)
     for number, step in enumerate(_STEPS, 1):
         words = [word.format(out=out) for word in shlex.split(step.command)]

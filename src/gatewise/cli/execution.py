@@ -93,7 +93,7 @@ def bench(
     run
         Folder of a finished run.
     out
-        Folder for bench.json and, with a gater, bench.svg [the run folder].
+        Folder for bench.json and, with a gater, bench.svg, which are replaced [the run folder].
     batch_sizes
         Batch sizes to time, separated by commas.
     rounds
@@ -134,6 +134,7 @@ def bench(
     print_table(bench_table(results))
     macs, files = results["macs"], ["bench.json"]
     if "executed" in macs:
+        print("dense: all filters, no gater; masked: all filters, multiplied by the gates; skipped: open filters only")
         print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
     if "curve" in results:
         files.append("bench.svg")
@@ -242,7 +243,7 @@ def export(
     run
         Folder of a finished run.
     out
-        File to write, with the suffix of its format.
+        File to write or to replace, with the suffix of its format.
     to
         Format of the file.
     form

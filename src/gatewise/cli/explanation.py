@@ -29,7 +29,7 @@ def explain(
     runs
         Folders of finished runs.
     out
-        The HTML file to write; it loads nothing from the internet.
+        The HTML file to write or to replace; it loads nothing from the internet.
     data
         Data set to use instead of the runs' own.
     split
@@ -39,10 +39,11 @@ def explain(
     model
         MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     """
-    from gatewise.analysis.explanation import explain_opened
+    from gatewise.analysis.explanation import check_outputs, explain_opened
     from gatewise.training import Progress
     from gatewise.training.runs import open_runs
 
+    check_outputs(out, figures)
     opened = open_runs(runs, data, split)
     page = explain_opened(opened, out, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")

@@ -33,7 +33,7 @@ def judge(
     baseline
         Variant to which the others are compared [none, or the first].
     out
-        Folder to write for results.json, results.md and report.html.
+        Folder for results.json, results.md and report.html, which are replaced.
     lower_is_better
         Lower scores of the table are better.
     unit

@@ -43,8 +43,11 @@ def predict(
     json_output
         Print one JSON object per image and line.
     """
+    from gatewise.core.files import check_folder_writable
     from gatewise.exporting.prediction import Predictor
 
+    if out is not None:
+        check_folder_writable(out)
     predictor = Predictor.of(run)
     for prediction in predictor.predict(images, out, top_k=top_k):
         print(json.dumps(prediction) if json_output else predictor.describe(prediction), flush=True)

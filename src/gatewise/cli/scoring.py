@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from gatewise import errors
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
 
 _CONFUSED = 5  # pairs of classes that are printed
@@ -38,7 +39,7 @@ def evaluate(
         validation, test, train or all images [validation images of the run's own data; of other data the test or
         validation images if it has such splits, otherwise all].
     out
-        The HTML page to write [evaluation.html in the run folder].
+        The HTML page to write or to replace [evaluation.html in the run folder].
     shown
         Number of images with the worst answers to show.
     corruptions
@@ -54,6 +55,11 @@ def evaluate(
     from gatewise.training.runs import Run
 
     if corruptions:
+        if unused := [name for name, value in {"data": data, "split": split, "out": out}.items() if value is not None]:
+            raise errors.InvalidValueError(
+                f"--{unused[0]} is not for --corruptions, which scores the run's own validation images and writes "
+                f"corruptions.json in its folder. Omit it."
+            )
         _score_corruptions(run, json_output=json_output)
         return
     page = out or run / "evaluation.html"

@@ -15,7 +15,7 @@ from gatewise.comparison.score_files import ScoreFile
 from gatewise.comparison.script_runs import ScriptRun, check_command, output_of
 from gatewise.comparison.seeds import add_seeds
 from gatewise.core import _validation
-from gatewise.core.files import check_format_not_newer, check_writable, held, write_json
+from gatewise.core.files import check_folder_writable, check_format_not_newer, held, write_json
 from gatewise.core.run_files import RESULTS
 from gatewise.training import Progress
 
@@ -70,7 +70,7 @@ def compare_command(
     _validation.check_one_of("baseline", base, names)
     out, progress = Path(out), progress or Progress(quiet=True)
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
-    check_writable(out)
+    check_folder_writable(out)
     score = GivenScore(title=where.entry, given_unit=unit, higher_is_better=not lower_is_better)
     runs = {name: [_folder(out, name, seed) for seed in range(seeds)] for name in names}
     scripts = {

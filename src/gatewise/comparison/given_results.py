@@ -19,7 +19,7 @@ from gatewise.comparison.given_score import NAME, GivenScore
 from gatewise.comparison.report import write_report
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
-from gatewise.core.files import check_format_not_newer, write_json
+from gatewise.core.files import check_folder_writable, check_format_not_newer, write_json
 from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULTS
 from gatewise.data.table_files import read_table
 from gatewise.models.serialization import read_config, read_metrics, read_tensors
@@ -82,6 +82,8 @@ def judge(
         DataError: the table or a file of a run cannot be used.
         InvalidValueError: there is no such baseline, or no seed that all variants have.
     """
+    if out is not None:
+        check_folder_writable(Path(out))
     source = _validation.check_path_exists("results", source)
     if source.is_dir():
         if lower_is_better or unit:

@@ -34,8 +34,8 @@ from gatewise.comparison.seeds import add_seeds
 from gatewise.comparison.verdicts import baseline_of
 from gatewise.core import _validation
 from gatewise.core.files import (
+    check_folder_writable,
     check_format_not_newer,
-    check_writable,
     read_json,
     remove_leftovers,
     write_json,
@@ -160,11 +160,11 @@ class _Comparison:
         check_format_not_newer(asked.out / RESULTS, SCHEMA, "schema")
         self.asked, self.progress, self.processes = asked, progress, processes
         recipe, out = asked.recipe, asked.out
+        processes.on_main_process(partial(check_folder_writable, out))
         self.dataset = _checked_dataset(recipe, asked.names, asked.seeds, out)
         self.task = recipe.task_spec.make(self.dataset.classes)
         if asked.corruptions:
             check_corruptible(self.task, self.dataset.channels)
-        processes.on_main_process(partial(check_writable, out))
         if processes.is_main:
             remove_leftovers(out)
         if self.dataset.division is not None:

@@ -38,8 +38,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     content = content.encode() if isinstance(content, str) else content
     path = path.resolve() if path.is_symlink() else path
     temporary = beside_name(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise errors.StorageError(f"{path} is a pipe or device, expected a regular file. Choose another path.")
+    _check_no_device(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -94,20 +93,48 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_writable(folder: Path) -> None:
+def check_folder_writable(folder: Path) -> None:
     """Raise `StorageError` if no file can be created in `folder`; the folder itself is not created.
 
     Call it before long work, so that the work is not lost to an unwritable folder.
     """
-    existing_parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    probe = beside_name(existing_parent / "writable")
+    check_is_folder(folder)
+    _try_to_write(folder, folder / "file")
+
+
+def check_file_writable(file: Path) -> None:
+    """Raise `StorageError` if `file` cannot be written or replaced; nothing is created. Call it before long work."""
+    if file.is_dir():
+        raise errors.StorageError(f"{file} is a folder; give the name of a file.")
+    _check_no_device(file)
+    check_is_folder(file.parent)
+    _try_to_write(file, file)
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raise `StorageError` if `folder`, or what exists of the folders above it, is no folder."""
+    existing = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    if not existing.is_dir():
+        raise errors.StorageError(f"{existing} is not a folder. Choose another --out.")
+
+
+def _try_to_write(named: Path, path: Path) -> None:
+    """Write a byte next to `path` or, as far as its folders do not exist, next to the highest of those."""
+    while not path.parent.exists():
+        path = path.parent
+    probe = beside_name(path)
     try:
         probe.write_bytes(b"x")
     except OSError as error:
-        raise _validation.cannot_write(folder, error) from error
+        raise _validation.cannot_write(named, error) from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _check_no_device(path: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise errors.StorageError(f"{path} is a pipe or device, expected a regular file. Choose another path.")
 
 
 @contextlib.contextmanager
@@ -120,10 +147,11 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises:
         InvalidValueError: another process holds the lock.
-        StorageError: the folder cannot be created, or another user owns its lock file.
+        StorageError: the folder is a file or cannot be created, or another user owns its lock file.
     """
     from filelock import FileLock, Timeout  # imported here because it loads asyncio
 
+    check_is_folder(folder)
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     file = folder / _LOCK
     lock = FileLock(file, timeout=0, thread_local=False, fallback_to_soft=False)

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # pyrig
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.core.hub_connection import cache_if_unreachable
 from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.exporting.model_card import model_card
@@ -150,6 +151,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
             options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
             options |= {"force_download": force_download, "local_files_only": local_files_only}
             problem = "is not a folder, and cannot be downloaded from the hub"
-            with as_data_error(repr(name), problem, of=(OSError, ValueError)):  # of files, names and connections
+            # errors of files, names and connections
+            with as_data_error(repr(name), problem, of=(OSError, ValueError)), cache_if_unreachable():
                 folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **options)))
         return cls._of(*load_model(folder)).eval()

@@ -9,6 +9,7 @@ import yaml
 
 from gatewise.data import HUB
 from gatewise.training import Recipe
+from gatewise.training.recipe_paths import PATHS
 from gatewise.training.runs import Run
 
 _MANY_CLASSES = 20
@@ -94,7 +95,7 @@ def _data(run: Run) -> str:
 def _shareable(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe with paths cut to their last part, so that no local folders are published."""
     values = dataclasses.asdict(recipe)
-    paths = ("data", "init", "gater_init", "teacher", "class_names")
+    paths = (*PATHS, "class_names")
     return {
         key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(HUB) else value
         for key, value in values.items()

@@ -5,7 +5,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import new_folder, read_bytes, write_atomically
+from gatewise.core.files import check_folder_writable, new_folder, read_bytes, write_atomically
 from gatewise.core.run_files import LOG, RECIPE
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import environment
@@ -42,6 +42,7 @@ def compact_run(
         _validation.check_integer_at_least(1, images=images)
     say = (progress or Progress(quiet=True)).say
     out = Path(out)
+    check_folder_writable(out)
     if out.exists() and any(out.iterdir()):
         raise errors.InvalidValueError(f"{out} is not empty. Give a new folder.")
     run = Run.open(folder, data).checked()

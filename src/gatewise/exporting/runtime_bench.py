@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import check_format_not_newer, write_json
+from gatewise.core.files import check_folder_writable, check_format_not_newer, write_json
 from gatewise.exporting.forms import WithGates
 from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, package, versions
 from gatewise.exporting.writer import export, export_run
 from gatewise.gaternet import GaterNet
-from gatewise.graph.measure import Latency, environment, interleaved_latency
+from gatewise.graph.measure import Latency, announcement, environment, interleaved_latency
 from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.inference.routed import RoutedNet
 from gatewise.insertion.insert import gates_in, without_gates
@@ -88,6 +88,7 @@ def bench_runtimes(
         if RUNTIMES[name].extra:
             package(name)
     target = Path(folder if out is None else out)
+    check_folder_writable(target)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
@@ -182,14 +183,18 @@ def _measured(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     calls = dict(_calls(forms, runtimes, precisions))
+    images = {size: _repeated(torch.cat([*forms.run.first(size)]), size) for size in sizes}
+    timed = {
+        size: {" ".join(key): functools.partial(call, batch) for key, call in calls.items()}
+        for size, batch in images.items()
+    }
     batches: dict[str, Any] = {}
-    for size in sizes:
-        say(f"measuring batches of {size}")
-        batch = _repeated(torch.cat([*forms.run.first(size)]), size)
-        timed = {" ".join(key): functools.partial(call, batch) for key, call in calls.items()}
-        with torch.inference_mode():
-            times = interleaved_latency(timed, rounds=rounds)
-        batches[str(size)] = _described({key: times[" ".join(key)] for key in calls})
+    with torch.inference_mode():
+        say(announcement(timed.values(), rounds))
+        for size in sizes:
+            say(f"measuring batches of {size}")
+            times = interleaved_latency(timed[size], rounds=rounds)
+            batches[str(size)] = _described({key: times[" ".join(key)] for key in calls})
     results = {
         "schema": SCHEMA,
         "run": forms.run.name,

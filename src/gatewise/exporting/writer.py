@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.files import check_file_writable
 from gatewise.core.loaders import Loader, batches_of, first_batches
 from gatewise.core.types import main_output, tensors_of
 from gatewise.exporting.formats.registry import Format, describe_formats, format_named, format_of, formats
@@ -245,6 +246,7 @@ def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
             f"a file of format {to} must be named *{chosen.suffix}, got {out.name}. Rename it, or choose another "
             f"format (to): {describe_formats()}."
         )
+    check_file_writable(out)
     return chosen
 
 

@@ -4,8 +4,7 @@ import contextlib
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +73,7 @@ def interleaved_latency(
     *,
     rounds: int = 10,
     seconds_per_turn: float = 0.05,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Latency]:
     """Time callables in alternation, so that temporary slowdowns of the machine affect all of them equally.
 
@@ -82,24 +81,56 @@ def interleaved_latency(
         variants: the callables, by name.
         rounds: number of rounds after the warm-up; each round calls every variant.
         seconds_per_turn: approximate duration of the calls to one variant in one round.
-        clock: returns seconds. `time.process_time` counts the time of the processor, which other programs on a busy
-            machine hardly change; with one thread it is the duration on an idle machine.
+        clock: returns seconds; None is torch's, which waits for a GPU. `time.process_time` counts the time of the
+            processor, which other programs on a busy machine hardly change; with one thread it is the duration on an
+            idle machine.
 
     Returns:
         For each variant the median and the quartiles over the rounds.
     """
     _validation.check_integer_at_least(2, rounds=rounds)
-    timer_class = _timer_class()
-    timers = {
-        name: timer_class("call()", timer=clock, globals={"call": call}, num_threads=torch.get_num_threads())
-        for name, call in variants.items()
-    }
+    timers = _timers(variants, clock)
     calls = {name: _calls_within(seconds_per_turn, timer.timeit(2).mean) for name, timer in timers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
         for name, timer in timers.items():
             seconds[name].append(timer.timeit(calls[name]).mean)
     return {name: _summary(values) for name, values in seconds.items()}
+
+
+def expected_seconds(
+    variants: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 10,
+    seconds_per_turn: float = 0.05,
+    clock: Callable[[], float] | None = None,
+) -> float:
+    """Return about how long `interleaved_latency` takes for these arguments; this calls each variant three times."""
+    total = 0.0
+    for timer in _timers(variants, clock).values():
+        each = timer.timeit(1).mean
+        timed = [2, *[_calls_within(seconds_per_turn, each)] * rounds]
+        total += each * sum(_UNCOUNTED + calls for calls in timed)
+    return total
+
+
+def announcement(groups: Iterable[Mapping[str, Callable[[], Any]]], rounds: int) -> str:
+    """Return a line that says how long it takes to time some groups of variants, one group after another."""
+    seconds = sum(expected_seconds(variants, rounds=rounds) for variants in groups)
+    duration = f"{max(1, seconds):.0f} s" if seconds < _MINUTES_FROM else f"{seconds / 60:.0f} min"
+    return f"timing takes about {duration}"
+
+
+_UNCOUNTED = 2  # calls that torch's Timer makes before those that it times
+_MINUTES_FROM = 100.0  # seconds
+
+
+def _timers(variants: Mapping[str, Callable[[], Any]], clock: Callable[[], float] | None) -> dict[str, Any]:
+    timer_class, options = _timer_class(), {} if clock is None else {"timer": clock}
+    return {
+        name: timer_class("call()", globals={"call": call}, num_threads=torch.get_num_threads(), **options)
+        for name, call in variants.items()
+    }
 
 
 def _timer_class() -> Any:

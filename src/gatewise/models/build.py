@@ -14,6 +14,7 @@ from gatewise.core.seeding import seeded
 from gatewise.gaternet.gater import register_gater
 from gatewise.gates.spec import ModelSpec
 from gatewise.insertion.insert import insert_all
+from gatewise.models.downloads import downloading
 from gatewise.models.families import FAMILIES
 from gatewise.models.network_functions import build_with_function
 
@@ -96,6 +97,5 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
         _validation.check_fits_in_memory(
             f"{name} with these sizes", plain.values(), partial(timm.create_model, name, **plain)
         )
-        advice = "Check the connection to the internet, or omit pretrained=true."
-        with as_data_error("timm", f"cannot get the pretrained weights of {name!r}", advice, of=OSError):
+        with downloading(name, pretrained=bool(options.get("pretrained"))):
             return build()

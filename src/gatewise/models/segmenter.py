@@ -14,6 +14,7 @@ from gatewise.gates.functional import at_least_float32
 from gatewise.gates.spec import GateChoice, parse_gates
 from gatewise.graph import ContextPlace, evaluation_mode
 from gatewise.insertion.insert import insert_gates
+from gatewise.models.downloads import downloading
 
 STRIDES = (8, 16, 32)
 _PLACES = {"last": "context", "stages": "context_stages"}
@@ -154,15 +155,13 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
     try:
-        backbone = timm.create_model(name, **options, **stride)
+        with downloading(name, pretrained=pretrained):
+            backbone = timm.create_model(name, **options, **stride)
         image = torch.zeros(1, in_chans, _SIDE, _SIDE)
         with evaluation_mode(backbone), torch.no_grad():
             features = backbone(image)
-    except OSError as error:
-        raise errors.InvalidValueError(
-            f"the weights of {name!r} cannot be loaded ({reason_of(error)}). Check the connection, or use "
-            f"pretrained=False."
-        ) from None
+    except errors.DataError:
+        raise
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise errors.InvalidValueError(
             f"timm cannot build {name!r} as a backbone with features_only and an output stride of {output_stride} "

@@ -5,6 +5,7 @@ The files are safetensors and JSON; nothing is unpickled.
 
 # pyright: basic
 
+import contextlib
 import hashlib
 import json
 import re
@@ -208,8 +209,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def keep_newest_states(folder: Path, count: int) -> None:
-    """Remove all checkpoints in `folder` except the newest `count` that have all their files."""
-    kept = complete_states(folder)[-count:]
+    """Remove all checkpoints in `folder` except the newest `count` that have all their files, then an empty folder."""
+    kept = complete_states(folder)[::-1][:count]
     for other in _states(folder):
         if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not empty
+        folder.rmdir()

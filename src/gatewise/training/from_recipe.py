@@ -2,7 +2,7 @@
 
 A run folder contains `recipe.yaml`, `log.jsonl` (one line per epoch), `checkpoints/` (the last two) and TensorBoard
 logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
-`metrics.json` are added: a run is complete if `metrics.json` exists.
+`metrics.json` are added: a run is complete if `metrics.json` exists. Only then are its checkpoints removed.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gatewise import errors
-from gatewise.core.files import check_writable
+from gatewise.core.files import check_folder_writable
 from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
@@ -41,7 +41,7 @@ from gatewise.training.optimizer import make_optimizer
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Plan, Recipe
 from gatewise.training.results import write_results
-from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
+from gatewise.training.run_folder import check_may_train, clear_checkpoints, finished_metrics, holds_run, last_good
 from gatewise.training.sample import Sample
 from gatewise.training.tasks import Task
 from gatewise.training.teacher import load_teacher
@@ -89,14 +89,17 @@ def train(
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
-        if holds_run(out):
-            Recipe.load(out / RECIPE).check_same_recipe(recipe, out)
+        stored = Recipe.load(out / RECIPE) if holds_run(out) else None
+        if stored is not None:
+            stored.check_same_recipe(recipe, out)
+        keep = recipe.keep_checkpoint or (stored is not None and stored.keep_checkpoint)
         finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
         newest = "finished" if finished else max((state.name for state in states), default="")
         processes.check_same_everywhere(f"state of {out}", newest)
         if finished is not None:
+            processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))
             return finished
-        processes.on_main_process(functools.partial(check_writable, out))
+        processes.on_main_process(functools.partial(check_folder_writable, out))
         progress.quiet = progress.quiet or not processes.is_main
         plan = recipe.plan()
         given, dataset = dataset, dataset or plan.source.load()
@@ -109,10 +112,10 @@ def train(
         setup.announce(progress)
         try:
             with processes.joined():
-                if not states and processes.is_main:
+                if processes.is_main and (not states or recipe != stored):  # the data was moved
                     recipe.save(out / RECIPE)
-                    if dataset.division is not None:
-                        dataset.division.write(out)
+                if processes.is_main and not states and dataset.division is not None:
+                    dataset.division.write(out)
                 training = Training(
                     title=plan.title,
                     data=recipe.data,
@@ -133,7 +136,9 @@ def train(
                 setup.say_what_is_lost(before, evaluation, progress)
                 details = {**setup.details(dataset), "task": plan.task_in_full}
                 test = None if setup.test is None else setup.learner.evaluate(setup.test)
-                return write_results(out, setup.learner, evaluation, log, plan.spec, details, test, before)
+                metrics = write_results(out, setup.learner, evaluation, log, plan.spec, details, test, before)
+                processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))
+                return metrics
         except errors.StorageError as error:
             raise errors.UnsavedError(
                 f"{error} {last_good(out)} Then give the same command again (train: with --resume)."

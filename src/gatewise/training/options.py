@@ -249,6 +249,9 @@ class OptimisationOptions(Section):
         0.0, "decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it"
     )
     compile: bool = option(False, "compile the network with torch.compile for training; evaluations are not compiled")
+    keep_checkpoint: bool = option(
+        False, "keep the last checkpoint of a finished run, for the state of its optimizer; otherwise it is removed"
+    )
     precision: str = option(
         "auto", "auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast; evaluations are in float32"
     )
@@ -263,7 +266,7 @@ class OptimisationOptions(Section):
         _validation.check_number_between(0, 1, weight_decay=self.weight_decay)
         _validation.check_number_between(0, 0.999999, ema=self.ema)
         _validation.check_one_of("precision", self.precision, PRECISIONS)
-        _validation.check_bool(compile=self.compile)
+        _validation.check_bool(compile=self.compile, keep_checkpoint=self.keep_checkpoint)
         fine_tuning_stages(self.epochs, self.gate_epochs, self.dense_epochs or 0)  # raises if they do not fit
 
     @property

@@ -24,6 +24,7 @@ from gatewise.training.options import (
     Sections,
     TaskOptions,
 )
+from gatewise.training.recipe_paths import RELATIVE_TO, absolute_paths, is_same, relative_paths
 from gatewise.training.tasks import TaskSpec
 
 
@@ -172,6 +173,8 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     def load(cls, path: str | Path) -> Self:
         """Read a recipe from a YAML file.
 
+        Its relative paths are relative to the folder in `relative_to`, if the file has this entry.
+
         Raises:
             DataError: the file is not valid YAML or not a mapping.
             InvalidValueError: an option is unknown or out of range.
@@ -186,6 +189,8 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         if not isinstance(content, dict):
             raise errors.DataError(f"{path} is not a recipe; expected lines such as 'epochs: 20'.")
         values = cast(dict[str, Any], content)
+        if (folder := values.pop(RELATIVE_TO, None)) is not None:
+            values = absolute_paths(values, Path(_validation.check_str(f"{path}: {RELATIVE_TO}", folder)))
         for field in dataclasses.fields(cls):
             if field.type in {float, float | None} and isinstance(text := values.get(field.name), str):
                 values[field.name] = parse_value(text)  # YAML 1.1 reads 1e-3 as a string
@@ -195,15 +200,18 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
             raise type(error)(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
-        """Write the recipe to a YAML file."""
-        write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+        """Write the recipe to a YAML file, with the working folder as `relative_to` if it has relative paths."""
+        values, here = dataclasses.asdict(self), Path.cwd()
+        start = {RELATIVE_TO: str(here)} if relative_paths(values, here) else {}
+        write_atomically(path, yaml.safe_dump({**values, **start}, sort_keys=False))
 
     def check_same_recipe(self, now: "Recipe", folder: Path) -> None:
         """Raise `InvalidValueError` if the recipe `now` differs from this recipe, which is stored in `folder`."""
+        there, here = (dataclasses.asdict(recipe) for recipe in (self, now))
         differing = [
-            f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(now, field.name)
+            f"{name} {value!r} there, {here[name]!r} now"
+            for name, value in there.items()
+            if name != "keep_checkpoint" and not is_same(name, value, here[name])
         ]
         if differing:
             raise errors.InvalidValueError(

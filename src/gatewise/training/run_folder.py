@@ -7,10 +7,10 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core.files import read_json_lines
-from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
-from gatewise.training.checkpoint import complete_states, is_whole, state_progress
+from gatewise.training.checkpoint import complete_states, is_whole, keep_newest_states, state_progress
 
 
 def is_finished(folder: Path) -> bool:
@@ -20,7 +20,13 @@ def is_finished(folder: Path) -> bool:
 
 def holds_run(out: Path) -> bool:
     """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
-    return is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+    trained = (out / RECIPE).exists() and (out / WEIGHTS).exists()  # of a run whose metrics were removed
+    return trained or is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+
+
+def clear_checkpoints(out: Path, *, keep: bool) -> None:
+    """Remove the checkpoints of a finished run, whose results are on the disk; `keep` leaves the last."""
+    keep_newest_states(out / CHECKPOINTS, 1 if keep else 0)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -55,8 +61,8 @@ def check_may_train(out: Path, *, resume: bool) -> None:
 
 
 def _check_folder_is_ours(out: Path) -> None:
-    """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
-    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS):
+    """Raise if a folder without a recipe contains files that a training would overwrite."""
+    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS, LOG, PREDICTIONS):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 
@@ -80,9 +86,9 @@ def finished_metrics(out: Path) -> dict[str, Any] | None:
     try:
         return read_metrics(out)
     except errors.DataError as error:
-        raise errors.DataError(
-            f"{error} Or remove it: the same command with --resume writes it again. {last_good(out)}"
-        ) from None
+        _, intact = _damaged_and_intact(out / CHECKPOINTS)
+        again = "trains the run again." if intact is None else f"writes it again. {last_good(out)}"
+        raise errors.DataError(f"{error} Or remove it: the same command with --resume {again}") from None
 
 
 @contextlib.contextmanager

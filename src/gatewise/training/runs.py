@@ -228,7 +228,9 @@ class Run:
     def check_has_images(self, purpose: str = "") -> None:
         """Raise `DataError` if there is no data set; `purpose` says what for, as in " to compare outputs"."""
         if self.dataset is None:
-            raise errors.DataError(f"the images of {self.folder} are needed{purpose}: {self.missing}")
+            raise errors.DataError(
+                f"the images of {self.folder} are needed{purpose}: {self.missing} Give them with data (--data)."
+            )
 
     @property
     def scale(self) -> int | None:

@@ -71,6 +71,9 @@ CHANGES = {
         },
     },
     "analysis/explanation.py": {
+        "check_outputs": {
+            "figures are rejected at the end": remove("check_folder_writable(Path(figures_in))"),
+        },
         "explain_opened": {
             "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
@@ -217,6 +220,9 @@ CHANGES = {
         },
     },
     "analysis/page.py": {
+        "check_page_writable": {
+            "a page replaces any file": replace("out.suffix.lower() not in _SUFFIXES", "False"),
+        },
         "Page.render": {
             "a page treats names as code": replace("autoescape=True", "autoescape=False"),
             "page not escaped": replace("autoescape=True", "autoescape=False"),

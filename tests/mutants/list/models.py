@@ -132,7 +132,7 @@ CHANGES = {
             "unknown backbones reach timm": replace(
                 "'/' not in name and ':' not in name and (base not in known)", "False"
             ),
-            "pretrained is forgotten": replace("pretrained", "False"),
+            "pretrained is forgotten": replace("pretrained", "False", nth=1),
         },
         "_late_layers": {
             "stages begin at c2": replace("features[-_MIN_FEATURES]", "features[-_MIN_FEATURES - 1]"),

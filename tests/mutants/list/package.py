@@ -184,6 +184,15 @@ CHANGES = {
             "an error has unlimited length": replace("len(text) <= _MAX_LENGTH", "True"),
         },
     },
+    "core/hub_connection.py": {
+        "cache_if_unreachable": {
+            "the hub's client waits for a connection": replace("problem is None", "True"),
+            "the hub stays cut off": remove("constants.HF_HUB_OFFLINE = before"),
+        },
+        "_why_unreachable": {
+            "the hub is never asked": remove("hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=_TIMEOUT)"),
+        },
+    },
     "core/files.py": {
         "write_atomically": {
             "file renamed before it is written": replace(
@@ -217,10 +226,16 @@ CHANGES = {
             ),
             "state written in place": drop_call("beside_name"),
         },
-        "check_writable": {
+        "check_folder_writable": {
+            "a file taken for a folder": remove("check_is_folder(folder)"),
+        },
+        "check_file_writable": {
+            "a folder taken for a file": replace("file.is_dir()", "False"),
+            "a device taken for a file": remove("_check_no_device(file)"),
+        },
+        "_try_to_write": {
             "folder made by the writability check": replace(
-                "existing_parent = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
-                "folder.mkdir(parents=True, exist_ok=True); existing_parent = folder",
+                "while not path.parent.exists(): path = path.parent", "path.parent.mkdir(parents=True, exist_ok=True)"
             ),
         },
         "held": {
@@ -419,6 +434,14 @@ CHANGES = {
             "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
             "multiply-adds of the batch": replace("2 * len(example)", "2"),
             "counting in train mode": replace("rehearsal(model)", "contextlib.nullcontext(model)"),
+        },
+        "expected_seconds": {
+            "calls that are not timed take no time": replace("_UNCOUNTED + calls", "calls"),
+        },
+        "_timers": {
+            "times do not wait for a GPU": replace(
+                "{} if clock is None else {'timer': clock}", "{'timer': clock or __import__('time').perf_counter}"
+            ),
         },
         "interleaved_latency": {
             "latency not interleaved": replace(

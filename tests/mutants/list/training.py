@@ -86,9 +86,21 @@ CHANGES = {
         },
         "train": {
             "held: trainings do not lock": replace("with processes.holding_folder(out):\n    ...", "if True:\n    ..."),
-            "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
+            "unwritable folder found late": remove(
+                "processes.on_main_process(functools.partial(check_folder_writable, out))"
+            ),
             "bar left running": remove("progress.stop()"),
-            "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
+            "another recipe resumed": remove("stored.check_same_recipe(recipe, out)"),
+            "checkpoints of a finished run stay": remove(
+                "processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))", nth=2
+            ),
+            "checkpoints that a kill left stay": remove(
+                "processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))", nth=1
+            ),
+            "a kept checkpoint is removed by the next command": replace(
+                "recipe.keep_checkpoint or (stored is not None and stored.keep_checkpoint)", "recipe.keep_checkpoint"
+            ),
+            "the new place of moved data is not kept": replace("not states or recipe != stored", "not states"),
         },
         "Setup.announce": {
             "unused weights not reported": replace("self.initial.transfer is not None", "False"),
@@ -243,6 +255,9 @@ CHANGES = {
         },
     },
     "training/recipe.py": {
+        "Recipe.check_same_recipe": {
+            "a checkpoint to keep is another recipe": replace("name != 'keep_checkpoint'", "True"),
+        },
         "Recipe.of_comparison": {
             "a stage for gates without parameters": replace("any((choice.learns for choice in gates))", "gates"),
             "stages for networks without gates": replace("gate_epochs", "self.gate_epochs"),
@@ -276,7 +291,32 @@ CHANGES = {
             ),
         },
     },
+    "training/recipe_paths.py": {
+        "absolute_paths": {
+            "data of that name in another folder is read": replace("folder == Path.cwd()", "True"),
+            "data that is gone is looked for in another folder": replace("found['data'] = data", "pass"),
+        },
+        "is_same": {
+            "other weights take the place of those that are gone": replace("field in _DATA", "True"),
+            "no data takes the place of data that is gone": replace("_exists(Path(here))", "True"),
+            "two names of one folder are two recipes": replace("os.path.realpath(_expanded(text))", "text"),
+        },
+        "_is_word": {
+            "a folder takes the place of a name": replace("is_name(text) or text == SELF", "False"),
+        },
+        "_exists": {
+            "patterns are no paths": replace("set('*?{')", "set()"),
+        },
+    },
     "training/run_folder.py": {
+        "holds_run": {
+            "weights without metrics are overwritten": replace(
+                "(out / RECIPE).exists() and (out / WEIGHTS).exists()", "False"
+            ),
+        },
+        "clear_checkpoints": {
+            "no checkpoint is kept on request": replace("1 if keep else 0", "0"),
+        },
         "check_may_train": {
             "recipe checked before its format": remove("check_run_format(out)"),
             "files of others are overwritten": remove("_check_folder_is_ours(out)"),

@@ -27,7 +27,7 @@ def make(folder: Path, *, exported: bool) -> None:
     _tables(folder)
     _folders(folder)
     for name, gate in (("run", "gct@inner"), ("gater", "gaternet:sites=residual,budget=0.5")):
-        recipe = Recipe(model=TINY, gate=gate, epochs=1, batch_size=32, precision="fp32")
+        recipe = Recipe(model=TINY, gate=gate, epochs=1, batch_size=32, precision="fp32", keep_checkpoint=True)
         train(recipe, folder / name, dataset=first_digits())
         if name == "gater" and exported:
             export_run(folder / name, folder / "net.onnx", images=4)

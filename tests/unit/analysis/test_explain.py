@@ -19,7 +19,7 @@ from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run
 from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
-from gatewise.errors import DataError, InvalidValueError
+from gatewise.errors import DataError, InvalidValueError, StorageError
 from gatewise.insertion.insert import gates_in
 from gatewise.models.serialization import save_model
 from gatewise.training import runs as opening
@@ -358,9 +358,9 @@ def test_invalid_input_is_one_line(
     monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: other)
     assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
     assert "Give the data it was trained with" in capsys.readouterr().err
-    with pytest.raises(DataError, match="is a folder; give a file for the page"):
+    with pytest.raises(StorageError, match="is a folder; give the name of a file"):
         explain_runs([runs / "gct"], tmp_path)
-    with pytest.raises(DataError, match="is a file; give a folder for the figures"):
+    with pytest.raises(StorageError, match=r"log\.jsonl is not a folder"):
         explain_runs([runs / "gct"], tmp_path / "page.html", figures_in=runs / "gct" / "log.jsonl")
     with pytest.raises(InvalidValueError, match="split"):
         explain_runs([runs / "gct"], tmp_path / "page.html", split="test")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gatewise as gw
-from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError, StorageError
 from support.browser import (
     CHROMIUM,
     browser,  # noqa: F401 - a fixture
@@ -196,7 +196,7 @@ def test_networks_that_do_not_fit(tmp_path: Path) -> None:
         gw.explain("resnet18", batches(), tmp_path / "page.html")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="has 4 outputs and 1 classes are given"):
         gw.explain(gated(), batches(), tmp_path / "page.html", classes=["one"])
-    with pytest.raises(DataError, match="is a folder; give a file for the page"):
+    with pytest.raises(StorageError, match="is a folder; give the name of a file"):
         gw.explain(gated(), batches(), tmp_path)
     assert "This network has no gates" in gw.explain(network(), batches(), tmp_path / "page.html").read_text()
 

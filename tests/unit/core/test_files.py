@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from gatewise.core.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
-from gatewise.core.run_files import METRICS
+from gatewise.core.files import beside_name, check_folder_writable, new_folder, remove_leftovers, write_atomically
 from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
 from gatewise.models.serialization import not_finite
 from gatewise.models.weights.reading import read_weights
 from gatewise.training import train
 from gatewise.training.checkpoint import complete_states, keep_newest_states
 from gatewise.training.learner import Learner
-from support.small_runs import DATASET, RECIPE
+from support.small_runs import DATASET, RECIPE, trained_without_results
 
 
 def test_concurrent_writers_do_not_conflict(tmp_path: Path) -> None:
@@ -104,22 +103,23 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 def test_failed_write_probe_is_removed(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from gatewise.core.files import check_writable\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from gatewise.core.files import check_folder_writable\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        "try: check_writable(Path(sys.argv[1]))\n"
+        "try: check_folder_writable(Path(sys.argv[1]))\n"
         "except OSError: print('rejected')"
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "a/b"], capture_output=True, text=True, check=True)
     assert (found.stdout, list(tmp_path.iterdir())) == ("rejected\n", [])
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0
-    check_writable(tmp_path / "a/b")
+    check_folder_writable(tmp_path / "a/b")
     assert list(tmp_path.iterdir()) == []
 
 
 # ---- folders of others -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checkpoints"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checkpoints", "log.jsonl"])
 def test_folder_with_other_files_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "step_5000").write_text("not ours")
@@ -141,8 +141,7 @@ def test_checkpoints_of_other_trainers_are_kept(tmp_path: Path) -> None:
 
 def test_training_resumes_and_does_not_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart would give the same bytes, so steps are counted."""
-    train(RECIPE, tmp_path, dataset=DATASET)
-    (tmp_path / METRICS).unlink()
+    trained_without_results(tmp_path)
     steps, step = [], Learner.step
 
     def counted(*arguments: object) -> object:
@@ -150,9 +149,8 @@ def test_training_resumes_and_does_not_restart(tmp_path: Path, monkeypatch: pyte
         return step(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Learner, "step", counted)
-    train(RECIPE, tmp_path, dataset=DATASET, resume=True)
+    trained_without_results(tmp_path, resume=True)
     assert steps == []
-    (tmp_path / METRICS).unlink()
     older, newest = complete_states(tmp_path / "checkpoints")
     for file in newest.iterdir():
         file.unlink()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,45 @@ def test_round_is_filled_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     measure.interleaved_latency({"a": lambda: calls.append(1)}, rounds=4, seconds_per_turn=0.25)
     assert asked == [(0.25, True)]
     assert len(calls) >= 4 * 3 + 2
+
+
+class FakeTime:
+    """A clock that the calls advance."""
+
+    now = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+    def call(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_expected_duration_is_that_of_timing() -> None:
+    time = FakeTime()
+    variants = {"quick": lambda: time.call(0.01), "slow": lambda: time.call(2.0)}
+    options: Any = {"rounds": 7, "clock": time.read}
+    expected = measure.expected_seconds(variants, **options)
+    begun = time.now
+    measure.interleaved_latency(variants, **options)
+    assert expected == pytest.approx(time.now - begun)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (31.4, "31 s"), (99.4, "99 s"), (147.0, "2 min"), (7000.0, "117 min")]
+)
+def test_announcement_adds_the_groups(monkeypatch: pytest.MonkeyPatch, seconds: float, text: str) -> None:
+    monkeypatch.setattr(measure, "expected_seconds", lambda group, rounds: group["seconds"] * rounds)
+    groups: Any = [{"seconds": seconds / 8}, {"seconds": seconds / 8}]
+    assert measure.announcement(groups, 4) == f"timing takes about {text}"
+
+
+def test_times_wait_for_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waited.append(True))
+    measure.interleaved_latency({"a": lambda: None}, rounds=2, seconds_per_turn=1e-9)
+    assert waited
 
 
 @pytest.mark.parametrize("rounds", [2, 7])

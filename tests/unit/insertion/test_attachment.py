@@ -162,6 +162,8 @@ def test_compiled_network_has_gates_of_converted_layers(conversion: str) -> None
     model = network("residual_end")
     expected = model(image())
     converted = CONVERSIONS[conversion.partition(", then compiled")[0]](model)
+    if torch.__version__ < (2, 12):
+        converted(image())  # Dynamo of torch 2.11 cannot trace how hooks are added
     compiled = torch.compile(converted, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(image()), expected)
 

@@ -43,6 +43,7 @@ EVERYTHING = Recipe(
     precision="fp32",
     metric="macro_f1",
     compile=True,
+    keep_checkpoint=True,
     validation_split=0.3,
     test_split="fold=1",
     split_seed=4,

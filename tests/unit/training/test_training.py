@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from support.small_runs import (
     log,
     look_rarely,
     trained,
+    trained_without_results,
     weights,
 )
 
@@ -46,6 +48,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("training") / "run"
     trained(out)
     return out
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was killed before its results; tests only read it."""
+    return trained_without_results(tmp_path_factory.mktemp("training") / "unfinished")
 
 
 # Reproducibility
@@ -332,12 +340,52 @@ def test_untrainable_input_rejected_first(tmp_path: Path, changes: dict[str, Any
 def test_folder_has_all_files_of_run(run: Path) -> None:
     names = {file.name for file in run.iterdir()}
     files = {"recipe.yaml", "log.jsonl", "metrics.json", "model.safetensors", "config.json", "predictions.safetensors"}
-    assert names == files | {"checkpoints", "tensorboard"}
+    assert names == files | {"tensorboard"}
     assert Recipe.load(run / "recipe.yaml") == RECIPE
 
 
-def test_last_two_checkpoints_are_kept(run: Path) -> None:
-    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step_000000006", "step_000000009"]
+def checkpoints(run: Path) -> list[str]:
+    return sorted(folder.name for folder in run.glob("checkpoints/*"))
+
+
+def test_last_two_checkpoints_are_kept_until_there_are_results(unfinished: Path) -> None:
+    assert checkpoints(unfinished) == ["step_000000006", "step_000000009"]
+
+
+def test_last_checkpoint_is_kept_on_request(tmp_path: Path) -> None:
+    keeping, out = dataclasses.replace(RECIPE, keep_checkpoint=True), tmp_path / "run"
+    trained(out, keeping)
+    assert checkpoints(out) == ["step_000000009"]
+    trained(out, resume=True)  # without the flag: as it was asked for once
+    assert checkpoints(out) == ["step_000000009"]
+
+
+def test_request_to_keep_checkpoint_may_come_with_resume(unfinished: Path, run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(unfinished, tmp_path / "run")
+    assert equal(trained(out, dataclasses.replace(RECIPE, keep_checkpoint=True), resume=True), weights(run))
+    assert checkpoints(out) == ["step_000000009"]
+
+
+def test_kill_before_checkpoints_are_cleared_loses_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(from_recipe, "clear_checkpoints", Mock(side_effect=Stop))
+        with pytest.raises(Stop):
+            trained(out)
+    assert checkpoints(out) == ["step_000000006", "step_000000009"]
+    monkeypatch.setattr(learner.Learner, "step", lambda *_: pytest.fail("trained again"))
+    assert equal(trained(out, resume=True), weights(run))
+    assert checkpoints(out) == []
+
+
+def test_weights_without_metrics_are_not_overwritten_without_resume(run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(run, tmp_path / "run")
+    (out / "metrics.json").unlink()
+    with pytest.raises(InvalidValueError, match=r"already contains a run\. .*--resume"):
+        trained(out)
+    assert equal(trained(out, resume=True), weights(run))
 
 
 def test_log_has_one_row_per_epoch(run: Path) -> None:
@@ -581,10 +629,9 @@ def test_folder_with_only_recipe_is_free(tmp_path: Path, run: Path) -> None:
     assert equal(weights(tmp_path), weights(run))
 
 
-def test_results_without_recipe_are_not_reused(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
+def test_results_without_recipe_are_not_reused(unfinished: Path, tmp_path: Path) -> None:
+    shutil.copytree(unfinished, tmp_path / "run")
     (tmp_path / "run" / "recipe.yaml").unlink()
-    (tmp_path / "run" / "metrics.json").unlink()
     for resume in (False, True):
         with pytest.raises(DataError, match=r"contains checkpoints or results but no recipe\.yaml"):
             train(dataclasses.replace(RECIPE, lr=0.5), tmp_path / "run", dataset=DATASET, resume=resume)
@@ -611,10 +658,9 @@ def _damage(run: Path, file: str, content: bytes) -> None:
     ],
 )
 def test_damaged_files_are_named_with_remaining_checkpoint(
-    run: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+    unfinished: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.copytree(unfinished, tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(DataError, match=message):
         train(RECIPE, tmp_path / "run", dataset=DATASET, resume=True)

@@ -5,12 +5,14 @@
 from typing import Any
 
 from gatewise.core import _validation
+from gatewise.core.hub_connection import cache_if_unreachable
 from gatewise.core.reasons import as_data_error
 from gatewise.data.dataset_rows import labelled_rows
 from gatewise.data.folders import Location
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 HUB = "hub:"  # what `--data` starts with
+_ADVICE = "Check the name, and the connection to the internet."
 
 
 @register_source("hub", help=f"{HUB}NAME (on the Hugging Face hub)", order=30)
@@ -28,6 +30,7 @@ class Hub(LabelledSource):
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         name = location.text.removeprefix(HUB)
         datasets = _validation.import_optional("datasets", f"the hub's data set {name!r}", extra="hub")
-        with as_data_error("datasets", f"cannot load {name!r}"):  # its network and file layers can raise any error
+        # the network and file layers of the library can raise any error
+        with as_data_error("datasets", f"cannot load {name!r}", _ADVICE), cache_if_unreachable():
             found: Any = datasets.load_dataset(name)
         return labelled_rows(datasets, name, found, location.reading)

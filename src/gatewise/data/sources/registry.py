@@ -120,6 +120,17 @@ def describe_sources(kind: type[Source]) -> str:
     return f"{', '.join(most)}, or {last}"
 
 
+def is_name(text: str) -> bool:
+    """Return whether `--data` with this text is the name of a source, also if there is a folder of that name."""
+    _load_plugins()
+    return text in _registry
+
+
+def is_readable(text: str) -> bool:
+    """Return whether some source can read `--data` with this text, without reading images."""
+    return any(has_source(Location(text), kind) for kind in (LabelledSource, MaskedSource))
+
+
 def has_source(location: Location, kind: type[Source]) -> bool:
     """Return whether a source of a kind matches a location."""
     _load_plugins()
