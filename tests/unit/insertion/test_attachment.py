@@ -18,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
+from support.releases import release
 
 Convert = Callable[[nn.Module], nn.Module]
 PLACES = ("before_conv", "residual_end", "inner")
