@@ -86,14 +86,14 @@ assert "openvino" in found["batches"]["1"]["float32"]["masked"]
 _TIFF = """
 import numpy as np, tifffile
 from pathlib import Path
-from gatewise.data import load_dataset
+from gatewise.data import Reading, load_dataset
 rng = np.random.default_rng(0)
 for name in ("a", "b"):
     Path("bands", name).mkdir(parents=True)
     for number in range(5):
         pixels = rng.integers(0, 4096, (16, 16, 6), dtype=np.uint16)
         tifffile.imwrite(f"bands/{name}/{number}.tif", pixels, compression="lzw", planarconfig="contig")
-assert load_dataset("bands").channels == 6
+assert load_dataset("bands", reading=Reading(channels="all")).channels == 6
 """
 _CORRUPTIONS = """
 import torch
@@ -157,8 +157,9 @@ def install(environment: Path, requirement: str) -> float:
 def run_script(environment: Path, extra: str) -> dict[str, float]:
     """Run the script of an extra in an empty folder, and return its seconds and the MiB of the environment."""
     start = time.perf_counter()
+    python, variables = environment / "bin/python", {**os.environ, "PYTHONPATH": ""}  # not the package in src/
     with tempfile.TemporaryDirectory() as work:
-        subprocess.run([environment / "bin/python", "-c", SCRIPTS[extra]], check=True, cwd=work, stdout=sys.stderr)
+        subprocess.run([python, "-c", SCRIPTS[extra]], check=True, cwd=work, env=variables, stdout=sys.stderr)
     files = (path for path in environment.rglob("*") if path.is_file() and not path.is_symlink())
     size = sum(path.stat().st_size for path in files)
     return {"script_s": round(time.perf_counter() - start, 1), "mib": round(size / 2**20)}
