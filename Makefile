@@ -14,7 +14,8 @@ TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-extended test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples licences check docs site package bench clean help
+.PHONY: compare test test-extended test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples \
+	notebooks licences check docs site package bench clean help
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -68,9 +69,12 @@ coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included;
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python tools/coverage_summary.py docs/results/reliability/coverage.json
 
-examples: $(VENV)/.developed  ## run every example for seconds, and the Python of long pages, and check their output
+examples: $(VENV)/.developed  ## run every example for seconds, the notebooks, and the Python of long pages, and check their output
 	$(BIN)/python -m pytest tests/integration/test_examples.py -m "slow or not slow" -k "not full_example"
-	$(BIN)/python -m pytest tests/integration/test_documents.py -m slow
+	$(BIN)/python -m pytest tests/integration/test_notebooks.py tests/integration/test_documents.py -m slow
+
+notebooks: $(VENV)/.developed  ## run the notebooks and store their outputs, a minute or two
+	$(BIN)/python tools/run_notebooks.py
 
 check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, generated pages, and that the mutants apply
 	$(BIN)/ruff format --check .
@@ -110,7 +114,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 clean:  ## delete the environment, the default comparison and the site
-	rm -rf $(VENV) $(OUT) docs/_build docs/api docs/gates docs/commands.md
+	rm -rf $(VENV) $(OUT) docs/_build docs/jupyter_execute docs/api docs/gates docs/commands.md
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -17,7 +17,7 @@ html_show_copyright = html_show_sphinx = False
 html_copy_source = html_show_sourcelink = False
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "api_pages",
@@ -26,8 +26,10 @@ extensions = [
     "readable_cells",
     "site_links",
 ]
-exclude_patterns = ["_build", "results/*/**", "extension"]
+exclude_patterns = ["_build", "jupyter_execute", "results/*/**", "extension"]  # myst-nb writes the second
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks have their outputs; `make notebooks` writes them
+nb_render_markdown_format = "gfm"  # outputs in Markdown may have tables
 smartquotes = False  # options and texts can be copied
 default_role = "code"  # docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"

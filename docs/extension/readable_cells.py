@@ -6,17 +6,17 @@ from typing import Any
 
 from docutils import nodes
 
-_SHORT, _LONG = 12, 44  # letters of a cell that stays whole, and of one with an interval
+_SHORT, _LONG = 16, 44  # letters of a cell that stays whole, and of one with an interval
 _WIDE = 600  # pixels of a drawing whose text would be too small at the width of a telephone
 
 
 def stays_whole(text: str) -> bool:
     """Return whether a cell is not broken into lines.
 
-    >>> [stays_whole(text) for text in ("130.3 MB", "98.67 [98.22, 99.12]", "12 (15d, 1f)", "no difference was shown")]
-    [True, True, True, False]
+    >>> [stays_whole(text) for text in ("130.3 MB", "98.67 [98.22, 99.12]", "no difference was shown")]
+    [True, True, False]
     """
-    return len(text) <= _SHORT or (len(text) <= _LONG and re.search(r"[\[(][-+]?\d", text) is not None)
+    return len(text) <= _SHORT or (len(text) <= _LONG and re.search(r"\[[-+]?\d", text) is not None)
 
 
 def width_of(drawing: Path) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import io
+import json
 import re
 import shlex
 import shutil
@@ -34,14 +35,22 @@ WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "comman
 
 
 def pages() -> list[str]:
-    """Return the Markdown pages without result tables and files written by the site build."""
+    """Return the Markdown pages and notebooks without result tables and files written by the site build."""
     folders = (ROOT, *(ROOT / "docs" / name for name in ("", "guides", "results")))
-    found = [page for folder in folders for page in folder.glob("*.md")]
+    found = [page for folder in folders for page in folder.glob("*.md")] + [*(ROOT / "docs/notebooks").glob("*.ipynb")]
     return sorted(str(page.relative_to(ROOT)) for page in found if page not in WRITTEN_BY_THE_SITE)
 
 
+def text_of(page: str | Path) -> str:
+    """Return the Markdown of a page; of a notebook, its text without cells of code."""
+    text = (ROOT / page).read_text()
+    if Path(page).suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), flags=re.DOTALL)
 
 
 def run_blocks(page: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -242,7 +251,7 @@ def test_readme_names_every_gate() -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_links_have_targets(page: str) -> None:
-    targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
+    targets = re.findall(r"\]\((?!http)([^)#]+)", text_of(page))
     files = {target: ((ROOT / page).parent / target).resolve() for target in targets}
     broken = [
         target
@@ -254,13 +263,13 @@ def test_links_have_targets(page: str) -> None:
 
 def headings(page: Path) -> set[str]:
     """Return the anchors of a page's headings, on GitHub and in the site."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text_of(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", pages())
 def test_links_to_headings_have_targets(page: str) -> None:
-    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
+    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text_of(page))
     broken = [
         (file, part)
         for file, part in links
@@ -276,6 +285,7 @@ def test_picture_of_layers_shows_the_imports(tmp_path: Path) -> None:
     assert drawn.read_text().count("marker-end") >= 15, "every package but errors imports another"
 
 
+@pytest.mark.extended
 def test_pictures_of_results_are_of_these_numbers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "tools/draw_results.py", tmp_path], check=True, capture_output=True)
     names = sorted(file.name for file in tmp_path.iterdir())

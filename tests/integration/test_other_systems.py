@@ -46,6 +46,7 @@ print(codes)
 """
 
 
+@pytest.mark.extended
 def test_command_line_trains_and_compares_without_what_windows_lacks(tmp_path: Path) -> None:
     result = python("-c", AWAY, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

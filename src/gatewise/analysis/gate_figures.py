@@ -63,13 +63,8 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, line: float, axes: Any)
     counts = torch.stack([layer.counts for layer in layers], 1).double()
     sides = torch.arange(len(layers) + 1) + 0.5
     axes.pcolormesh(sides.tolist(), edges.tolist(), counts.log1p().tolist(), cmap="Blues", rasterized=True)
+    bar = {"color": "#000000", "marker": "o", "markersize": 3, "lw": 0.8}  # black also on a dark page: the map is pale
     for number, layer in enumerate(layers):
-        bar = {
-            "color": "#000000",
-            "marker": "o",
-            "markersize": 3,
-            "lw": 0.8,
-        }  # not INK: it must not change with the page's colours
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
     axes.axhline(line, color="#D55E00", lw=0.8, ls="--")
@@ -108,6 +103,7 @@ def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> 
 def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw the distribution of gate values over depth; all gates must multiply, or all add."""
     figure, _ = draw_values_by_depth(summaries)
+    edges = summaries[0].edges
     rows = [[Cell(s.path), *_numbers(s.average, s.overall_deviation, s.near_identity)] for s in summaries]
     what = (
         "the values that gates add to each channel"
@@ -118,8 +114,8 @@ def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         "values",
         figure,
         shows=f"Distribution of {what}, layer by layer: colour is log(1 + count) over images and channels, points are "
-        f"means, bars one standard deviation, the dashed line is the identity; values beyond the axis are counted in "
-        f"the outermost bins.",
+        f"means, bars one standard deviation, the dashed line is the identity; values below {edges[0]:g} and above "
+        f"{edges[-1]:g} are counted in the outermost bins.",
         look_for="Layers whose values stay at the dashed line (these gates could be removed), and layers with widely "
         f"spread values (for SE, late layers hardly spread: {_SE}).",
         table=Table(["gate", "mean", "standard deviation", "share near the identity"], rows),
