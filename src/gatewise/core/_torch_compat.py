@@ -328,7 +328,8 @@ def call_while_tracing(function: Callable[..., None]) -> Callable[..., None]:
     """Let Dynamo call `function` once while it traces, instead of tracing it; the compiled network does not call it.
 
     This is `torch.compiler.assume_constant_result` without its import of Dynamo, which takes a second. If a release of
-    torch ignores the mark, Dynamo traces the function.
+    torch ignores the mark, Dynamo traces the function; so it does in torch 2.11, where the arguments of a marked
+    function cannot be modules.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # pyright: ignore
+    function._dynamo_marked_constant = torch.__version__ >= (2, 12)  # type: ignore[attr-defined]  # pyright: ignore
     return function

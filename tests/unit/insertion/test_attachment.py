@@ -18,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
+from support.releases import release
 
 Convert = Callable[[nn.Module], nn.Module]
 PLACES = ("before_conv", "residual_end", "inner")
@@ -162,6 +163,8 @@ def test_compiled_network_has_gates_of_converted_layers(conversion: str) -> None
     model = network("residual_end")
     expected = model(image())
     converted = CONVERSIONS[conversion.partition(", then compiled")[0]](model)
+    if release(torch.__version__) < (2, 12):
+        converted(image())  # Dynamo of torch 2.11 cannot trace how hooks are added
     compiled = torch.compile(converted, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(image()), expected)
 
