@@ -80,10 +80,11 @@ def judge(
 
     Raises:
         DataError: the table or a file of a run cannot be used.
-        InvalidValueError: there is no such baseline, or no seed that all variants have.
+        InvalidValueError: there is no such baseline, no seed that all variants have, or `out` contains a comparison.
+        StorageError: `out` cannot be written.
     """
     if out is not None:
-        check_folder_writable(Path(out))
+        _check_may_write(Path(out))
     source = _validation.check_path_exists("results", source)
     if source.is_dir():
         if lower_is_better or unit:
@@ -93,10 +94,17 @@ def judge(
         given = of_table(source, GivenScore(higher_is_better=not lower_is_better, given_unit=unit))
     results = results_of(given, baseline, source)
     if out is not None:
-        check_format_not_newer(Path(out) / RESULTS, SCHEMA, "schema")
         write_json(Path(out) / RESULTS, results)
         write_report(results, Path(out))
     return results
+
+
+def _check_may_write(out: Path) -> None:
+    """Raise if results cannot be written to a folder, or would replace those of `compare`, which has measured more."""
+    check_folder_writable(out)
+    check_format_not_newer(out / RESULTS, SCHEMA, "schema")
+    if (out / RESULTS).exists() and (out / "runs").is_dir():
+        raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
 
 
 def results_of(given: Given, baseline: str | None, source: str | Path, *, stopped: bool = False) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Names of the files in the folder of a run and in that of a comparison."""
 
 RECIPE = "recipe.yaml"  # all options of the training
+RELATIVE_TO = "relative_to"  # entry of it, if it has relative paths: the folder that they are relative to
 LOG = "log.jsonl"  # one row per epoch
 CHECKPOINTS = "checkpoints"  # folder: the last states of the training
 TENSORBOARD = "tensorboard"  # folder

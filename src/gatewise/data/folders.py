@@ -47,6 +47,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "__"))
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with a home folder in place of ~; that of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib raises for an unknown user)
+
+
 class Location:
     """A data set's name, address or path; a folder is listed once, however many sources look into it.
 
@@ -66,7 +71,7 @@ class Location:
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
-        self.text, self.path = str(source), Path(source).expanduser()
+        self.text, self.path = str(source), expanded(source)
         self.root = self.path
         self.reading = reading or Reading()
         self.labels: Kind = labels

@@ -19,8 +19,8 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes, read_json, read_json_lines, read_text
 from gatewise.core.reasons import as_data_error
-from gatewise.core.run_files import CONFIG, RECIPE, RESULTS
-from gatewise.data.folders import EncodedFiles, Location, is_image
+from gatewise.core.run_files import CONFIG, RECIPE, RELATIVE_TO, RESULTS
+from gatewise.data.folders import EncodedFiles, Location, expanded, is_image
 
 _SAMPLE = 100  # rows that tell which column has the images
 _DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}  # the candidates, the usual one first
@@ -200,8 +200,8 @@ def image_folders(location: Location, file: Path) -> list[Path]:
     named = [_named_folder(file.parent)]
     root = location.reading.data_root
     own = [file.parent, *([location.path] if location.is_folder else [])]
-    folders = [*own, *filter(None, named), *([Path(root).expanduser()] if root else [])]
-    if root and not Path(root).expanduser().is_dir():
+    folders = [*own, *filter(None, named), *([expanded(root)] if root else [])]
+    if root and not expanded(root).is_dir():
         raise errors.DataError(f"data_root {root!r} is no folder; expected the folder of the images in {file.name}.")
     return list(dict.fromkeys(folders))
 
@@ -216,10 +216,12 @@ def _named_folder(folder: Path) -> Path | None:
             content = yaml.safe_load(read_text(file)) if name == RECIPE else read_json(file)
             split = content.get("split") or {}
             found = split.get("folder") or content.get("data") or content.get("recipe", {}).get("data")
+            started_in = content.get(RELATIVE_TO) or ""
+            places = [Path(started_in, found), Path(found)]
         except (errors.DataError, yaml.YAMLError, AttributeError, TypeError):
             continue
-        if isinstance(found, str) and Path(found).is_dir():
-            return Path(found)
+        if existing := [place for place in places if place.is_dir()]:
+            return existing[0]
     return None
 
 

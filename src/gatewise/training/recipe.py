@@ -10,6 +10,7 @@ import yaml
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
+from gatewise.core.run_files import RELATIVE_TO
 from gatewise.data import DataSource
 from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, format_gates, parse_gates, parse_value
@@ -24,7 +25,7 @@ from gatewise.training.options import (
     Sections,
     TaskOptions,
 )
-from gatewise.training.recipe_paths import RELATIVE_TO, absolute_paths, is_same, relative_paths
+from gatewise.training.recipe_paths import absolute_paths, is_same, relative_paths
 from gatewise.training.tasks import TaskSpec
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatewise.data.folders import expanded
 from gatewise.data.sources.registry import is_name, is_readable
 from gatewise.gaternet.teaching import SELF
 
 _DATA = ("data", "data_root")
 PATHS = (*_DATA, "init", "gater_init", "teacher")  # fields of a recipe
-RELATIVE_TO = "relative_to"  # entry of a recipe file, if it has relative paths
 
 
 def relative_paths(values: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -50,15 +50,11 @@ def is_same(field: str, there: object, here: object) -> bool:
         return False
     if field in _DATA and _is_absolute(there) and not _exists(Path(there)) and _exists(Path(here)):
         return True
-    return len({os.path.realpath(_expanded(text)) for text in (there, here)}) == 1
+    return len({os.path.realpath(expanded(text)) for text in (there, here)}) == 1
 
 
 def _is_absolute(text: str) -> bool:
     return text.startswith("~") or Path(text).is_absolute()
-
-
-def _expanded(text: str) -> str:
-    return os.path.expanduser(text)  # noqa: PTH111  (pathlib raises for the folder of an unknown user)
 
 
 def _is_word(text: str) -> bool:
@@ -68,7 +64,7 @@ def _is_word(text: str) -> bool:
 
 def _exists(path: Path) -> bool:
     """Return whether a path exists, up to a pattern or range (*.tar, {0..9}, {seed})."""
-    fixed = itertools.takewhile(lambda part: not set(part) & set("*?{"), Path(_expanded(str(path))).parts)
+    fixed = itertools.takewhile(lambda part: not set(part) & set("*?{"), expanded(path).parts)
     with contextlib.suppress(OSError):  # a name that is too long
         return Path(*fixed).exists()
     return False

@@ -37,6 +37,9 @@ CHANGES = {
         },
     },
     "comparison/given_results.py": {
+        "_check_may_write": {
+            "judge replaces the results of a comparison": replace("(out / 'runs').is_dir()", "False"),
+        },
         "_shared_seeds": {
             "seeds paired by position": replace(
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"

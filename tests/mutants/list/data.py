@@ -229,6 +229,11 @@ CHANGES = {
         },
     },
     "data/table_files.py": {
+        "_named_folder": {
+            "the data of a recipe is looked for in the working folder": replace(
+                "Path(started_in, found)", "Path(found)"
+            ),
+        },
         "ImageFolder.__init__": {
             "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
         },

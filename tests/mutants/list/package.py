@@ -186,11 +186,14 @@ CHANGES = {
     },
     "core/hub_connection.py": {
         "cache_if_unreachable": {
-            "the hub's client waits for a connection": replace("problem is None", "True"),
+            "the hub's client waits for a connection": replace("(problem := _why_unreachable()) is None", "True"),
+            "errors of other servers are blamed on the hub": replace(
+                "(ConnectionError, LocalEntryNotFoundError)", "OSError"
+            ),
             "the hub stays cut off": remove("constants.HF_HUB_OFFLINE = before"),
         },
         "_why_unreachable": {
-            "the hub is never asked": remove("hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=_TIMEOUT)"),
+            "the hub is never asked": remove("session.head(constants.ENDPOINT, timeout=_TIMEOUT)"),
         },
     },
     "core/files.py": {

@@ -299,7 +299,7 @@ CHANGES = {
         "is_same": {
             "other weights take the place of those that are gone": replace("field in _DATA", "True"),
             "no data takes the place of data that is gone": replace("_exists(Path(here))", "True"),
-            "two names of one folder are two recipes": replace("os.path.realpath(_expanded(text))", "text"),
+            "two names of one folder are two recipes": replace("os.path.realpath(expanded(text))", "text"),
         },
         "_is_word": {
             "a folder takes the place of a name": replace("is_name(text) or text == SELF", "False"),

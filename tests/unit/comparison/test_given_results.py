@@ -42,6 +42,14 @@ def test_table_is_judged_as_a_comparison(tmp_path: Path) -> None:
     assert results["summary"][0] in (tmp_path / "judged/report.html").read_text()
 
 
+def test_results_of_a_comparison_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "all/runs").mkdir(parents=True)
+    (tmp_path / "all/results.json").write_text("{}")
+    with pytest.raises(InvalidValueError, match=r"all contains a comparison\. Choose another --out"):
+        gw.judge(table(tmp_path, PLAIN), out=tmp_path / "all")
+    assert (tmp_path / "all/results.json").read_text() == "{}"
+
+
 def test_rows_may_come_in_any_order_and_format(tmp_path: Path) -> None:
     lines = [dict(zip(("variant", "seed", "top1"), line.split(","), strict=True)) for line in PLAIN.split()[1:]]
     lines = [json.dumps({**line, "top1": float(line["top1"]), "seed": int(line["seed"])}) for line in lines[::-1]]

@@ -19,7 +19,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=fail))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=fail))
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the client waits"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
@@ -45,13 +45,14 @@ def test_cache_is_used(unreachable: None, tmp_path: Path) -> None:
 
 
 def test_other_errors_are_not_blamed_on_the_connection(unreachable: None) -> None:
-    with pytest.raises(ValueError, match="an option"), cache_if_unreachable():
-        raise ValueError("an option")
+    for error in (ValueError("an option"), OSError("another server")):
+        with pytest.raises(type(error), match=f"^{error}$"), cache_if_unreachable():
+            raise error
     assert not constants.is_offline_mode()
 
 
 def test_client_asks_a_hub_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
     with cache_if_unreachable():
         assert not constants.is_offline_mode()
     with pytest.raises(OSError, match=r"^no such file$"), cache_if_unreachable():

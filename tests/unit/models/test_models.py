@@ -352,7 +352,7 @@ def test_weights_that_cannot_be_downloaded_are_no_fault_of_the_options(monkeypat
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr("gatewise.core.hub_connection._why_unreachable", lambda _: None)
+    monkeypatch.setattr("gatewise.core.hub_connection._why_unreachable", lambda: None)
     with pytest.raises(gw.errors.DataError, match=r"cannot get the pretrained weights of 'resnet18' .*connection"):
         gw.make_model("resnet18", pretrained=True)
 

@@ -187,7 +187,7 @@ def test_pretrained_and_channels_are_passed_to_timm(monkeypatch: pytest.MonkeyPa
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(timm, "create_model", create_model)
-    monkeypatch.setattr("gatewise.core.hub_connection._why_unreachable", lambda _: None)
+    monkeypatch.setattr("gatewise.core.hub_connection._why_unreachable", lambda: None)
     for options in ({"pretrained": True, "output_stride": 8}, {"in_chans": 1, "output_stride": 32}):
         with pytest.raises(DataError, match=r"timm cannot get .*'hf-hub:a/b' \(no network\)\. Check the connection"):
             make_segmenter("hf-hub:a/b", num_classes=3, **options)

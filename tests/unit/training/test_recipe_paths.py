@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gatewise.cli import run
-from gatewise.errors import InvalidTypeError, InvalidValueError
+from gatewise.data import load_dataset
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 from gatewise.training import Recipe
 from support.picture_folders import by_class
 
@@ -94,6 +95,27 @@ def test_data_that_is_gone_is_named_by_where_it_was(
     assert Recipe.load(file).data == str(project / "photos")
     monkeypatch.chdir(project.with_name("moved"))  # a whole project may be moved, also to another machine
     assert Recipe.load(file).data == "photos"
+
+
+def test_images_of_a_split_are_found_by_the_recipe_beside_it(
+    project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recipe(data="photos").save(project / "run/recipe.yaml")
+    files = [file.relative_to(project / "photos") for file in sorted((project / "photos").rglob("*.png"))]
+    rows = [f"{file},{file.parts[1]},{file.parts[0]}" for file in files]
+    (project / "run/split.csv").write_text("\n".join(["file_name,label,split", *rows]) + "\n")
+    monkeypatch.chdir(elsewhere)
+    assert len(load_dataset("../project/run/split.csv").train) == 16
+
+
+@pytest.mark.parametrize("data", ["~nobody-of-this-name/photos", "~/photos"])
+def test_home_folders_are_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert "relative_to" not in stored(Recipe(data=data)).read_text()
+    with pytest.raises(DataError, match=rf"{data}.*expected"):
+        load_dataset(data)
 
 
 # The same recipe
