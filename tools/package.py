@@ -135,7 +135,7 @@ def build(out: Path) -> dict[str, Any]:
     check_names("wheel", in_wheel, [*package, *described])
     check_names("source", in_source, [*(f"src/{name}" for name in package), *BESIDE_SOURCE])
     return {
-        kind: {"file": str(path), "bytes": path.stat().st_size, "files": len(names)}
+        kind: {"file": path.name, "bytes": path.stat().st_size, "files": len(names)}
         for kind, path, names in (("wheel", wheel, in_wheel), ("source", source, in_source))
     }
 
@@ -195,7 +195,7 @@ def main() -> None:
         parser.error(f"unknown extras {', '.join(unknown)}; expected some of {', '.join(SCRIPTS)}")
     found: dict[str, Any] = {"archives": build(options.out), "extras": {}}
     print(json.dumps(found["archives"], indent=1), flush=True)
-    for extra, measured in tried(Path(found["archives"]["wheel"]["file"]).resolve(), extras):
+    for extra, measured in tried(options.out / found["archives"]["wheel"]["file"], extras):
         found["extras"][extra] = measured
         print(extra, json.dumps(measured), flush=True)
         if options.json:
