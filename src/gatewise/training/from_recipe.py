@@ -116,27 +116,7 @@ def train(
                     recipe.save(out / RECIPE)
                 if processes.is_main and not states and dataset.division is not None:
                     dataset.division.write(out)
-                training = Training(
-                    title=plan.title,
-                    data=recipe.data,
-                    out=out,
-                    learner=setup.learner,
-                    batches=setup.batches,
-                    augmentation=setup.augmentation,
-                    validation=setup.validation,
-                    stages=plan.stages,
-                    schedule=plan.schedule,
-                    progress=progress,
-                    track=track,
-                    config=dataclasses.asdict(recipe),
-                    draws_routes=not setup.initial.has_routes,
-                )
-                before = setup.before(progress)
-                evaluation, log = training.run()
-                setup.say_what_is_lost(before, evaluation, progress)
-                details = {**setup.details(dataset), "task": plan.task_in_full}
-                test = None if setup.test is None else setup.learner.evaluate(setup.test)
-                metrics = write_results(out, setup.learner, evaluation, log, plan.spec, details, test, before)
+                metrics = setup.train(recipe, out, dataset, progress, track)
                 processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))
                 return metrics
         except errors.StorageError as error:
@@ -172,6 +152,37 @@ class Setup:
             )
         if self.initial.transfer is not None:
             progress.say(f"{self.initial.weights}: {self.initial.transfer}")
+
+    def train(
+        self,
+        recipe: Recipe,
+        out: Path,
+        dataset: Dataset | SegmentationDataset,
+        progress: Progress,
+        track: Sequence[str],
+    ) -> dict[str, Any]:
+        """Train, write the results, and return the metrics."""
+        training = Training(
+            title=self.plan.title,
+            data=recipe.data,
+            out=out,
+            learner=self.learner,
+            batches=self.batches,
+            augmentation=self.augmentation,
+            validation=self.validation,
+            stages=self.plan.stages,
+            schedule=self.plan.schedule,
+            progress=progress,
+            track=track,
+            config=dataclasses.asdict(recipe),
+            draws_routes=not self.initial.has_routes,
+        )
+        before = self.before(progress)
+        evaluation, log = training.run()
+        self.say_what_is_lost(before, evaluation, progress)
+        details = {**self.details(dataset), "task": self.plan.task_in_full}
+        test = None if self.test is None else self.learner.evaluate(self.test)
+        return write_results(out, self.learner, evaluation, log, self.plan.spec, details, test, before)
 
     def before(self, progress: Progress) -> dict[str, Any] | None:
         """Score the initial weights of a GaterNet; None for other networks and new weights.

@@ -1,6 +1,7 @@
 """`gatewise bench --runtimes`: every form in every runtime, against the fastest dense one."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from gatewise.cli import run
 from gatewise.errors import InvalidValueError
 from gatewise.exporting.runtime_bench import bench_runtimes
 from gatewise.graph.measure import Latency
+from gatewise.training import Progress
 from support.command_runs import gated, plain  # noqa: F401 - fixtures
 from support.project import ROOT
 from support.releases import release
@@ -60,10 +62,12 @@ def test_forms_are_compared_with_fastest_dense_one(
 
 
 def test_dense_is_recommended_if_nothing_is_faster(
-    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed_times(monkeypatch, masked_torch=7.9)
-    found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[2], images=8)
+    options: dict[str, Any] = {"runtimes": ["torch"], "batch_sizes": [2], "images": 8}
+    found = bench_runtimes(gated, tmp_path, **options, progress=Progress())
+    assert re.search(r"timing takes about \d+ s\nmeasuring batches of 2\n", capsys.readouterr().err)
     assert found["verdict"] == (
         "2 images in float32: deploy dense in PyTorch (a plain network of all filters: the gates save no time here)"
     )

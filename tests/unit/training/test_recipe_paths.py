@@ -162,6 +162,7 @@ def test_other_data_is_another_recipe(project: Path, monkeypatch: pytest.MonkeyP
 # Commands
 
 
+@pytest.mark.extended
 def test_run_is_used_from_another_folder(
     project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ def test_run_is_used_from_another_folder(
     assert run(["evaluate", "../project/run", "--json"]) == 0
 
 
+@pytest.mark.extended
 def test_comparison_is_continued_from_another_folder_and_with_moved_data(
     project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
