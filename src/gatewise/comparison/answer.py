@@ -13,6 +13,7 @@ from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 
 Row = Mapping[str, Any]
+_MOST_SEEDS = 100  # that the answer advises
 _COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "milliseconds"}  # that a rival has as many of
 
 
@@ -27,14 +28,32 @@ def answer(results: Mapping[str, Any]) -> list[str]:
     gates = [row for row in rows if "verdict" in row]
     chosen = _chosen(score, baseline, gates, rows)
     undecided = [row for row in gates if row["verdict"] == "no difference shown"]
-    return [
+    found = _nothing_learned(results, score, rows) or [
         *_use(results, score, baseline, gates, chosen),
         *_on_test_images(score, baseline, chosen),
         *_costs(baseline, chosen, gates),
         *_missed_budgets(rows),
         *_still_open(results, score, undecided),
-        *(f"{name} failed and is left out ({reason})." for name, reason in results.get("failed", {}).items()),
     ]
+    return found + [f"{name} failed and is left out ({reason})." for name, reason in results.get("failed", {}).items()]
+
+
+def _nothing_learned(results: Mapping[str, Any], score: Score, rows: Sequence[Row]) -> list[str]:
+    """Return that no network beats the same answer for every image, by its interval over seeds, if that is so."""
+    constant = results.get("constant", {})
+    reached = constant.get("score")
+    if reached is None or any(_beats(score, row[score.name], reached) for row in rows):
+        return []
+    always = f"always {constant['answer']} ({score.text(reached)} {score.title})"
+    advice = "Train for more epochs, or with another --lr."
+    return [f"This comparison decides nothing: no network was shown to be better than {always}. {advice}"]
+
+
+def _beats(score: Score, row: Row, reached: float) -> bool:
+    """Return whether a mean, with the lower end of its interval if it has one, is better than a constant answer."""
+    end = row["low" if score.higher_is_better else "high"]
+    worst = row["mean"] if end is None else end
+    return worst > reached if score.higher_is_better else worst < reached
 
 
 def _gain(score: Score, row: Row) -> float:
@@ -206,8 +225,11 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
         missed = f"For {names}, a difference below {limit} could have been missed"
-        if seeds is None:
-            return [f"{missed}; {size}{score.points} would take more than 10,000 seeds."]
+        if seeds is None or seeds > _MOST_SEEDS:
+            many = "more than 10,000" if seeds is None else seeds
+            return [
+                f"{missed}; {size}{score.points} would take {many} seeds. Fewer suffice with more validation images."
+            ]
         if seeds > results["seeds"]:
             return [f"{missed}; to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"]
     return [f"For {names}, a difference of {limit} or more would have been seen with a probability of 80 %."]

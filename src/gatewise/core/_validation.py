@@ -135,15 +135,15 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
 def nearest(value: object, options: Sequence[Option], *, most: int, cutoff: float = 0.0) -> list[Option]:
     """Return the `most` options that are most similar to `value`, if their similarity, 0 to 1, reaches `cutoff`.
 
-    Options with the same letters in another order come first.
+    Options with the same letters in another order come first. Upper and lower case are the same.
 
     >>> nearest("layr4", ["conv1", "layer1", "layer4"], most=2)
     ['layer4', 'layer1']
-    >>> nearest("gtc", ["gc", "gct", "ge"], most=2)
+    >>> nearest("GTC", ["gc", "gct", "ge"], most=2)
     ['gct', 'gc']
     """
-    texts = {str(option): option for option in options}
-    given = safe_repr(value).strip("'\"")
+    texts = {str(option).lower(): option for option in options}
+    given = safe_repr(value).strip("'\"").lower()
     near = difflib.get_close_matches(given, texts, n=max(1, len(texts)), cutoff=cutoff)
     near.sort(key=lambda text: sorted(text) != sorted(given))
     return [texts[text] for text in near[:most]]

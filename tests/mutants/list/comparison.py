@@ -30,6 +30,17 @@ CHANGES = {
         },
         "_gain": {"the largest score is the largest gain": replace("score.higher_is_better", "True")},
         "_missed_budgets": {"a missed budget is not said": replace("abs(mean - target) > MISSED", "mean < 0")},
+        "_nothing_learned": {
+            "networks that guess are judged": replace(
+                "any(_beats(score, row[score.name], reached) for row in rows)", "True"
+            ),
+        },
+        "_beats": {
+            "a mean above the constant answer is enough": replace("row['mean'] if end is None else end", "row['mean']"),
+        },
+        "_still_open": {
+            "thousands of seeds are advised": replace("seeds > _MOST_SEEDS", "False"),
+        },
         "_command": {
             "the command has the old number of seeds": replace(
                 "words[words.index('--seeds') + 1] = str(seeds)", "pass"

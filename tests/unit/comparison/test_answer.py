@@ -72,15 +72,42 @@ def test_worse_gate_is_not_recommended() -> None:
     assert answer(results({"none": NONE, "gct": WORSE, "se": WORSE}))[0] == "Use none: gct and se are all worse."
 
 
-def test_undecided_gate_is_not_recommended_and_the_command_says_how_to_find_out() -> None:
+def test_undecided_gate_is_not_recommended_and_the_number_of_seeds_is_said() -> None:
     first, second = answer(results({"none": NONE, "gct": NOISY}))
     assert first == (
         "Use none: gct was not shown to be better: its accuracy is 0.30 points higher (95 % interval -3.44 to +4.04)."
     )
     assert second == (
-        "For gct, a difference below 5.1 points could have been missed; to see 0.5 points, train 287 seeds: "
-        "gatewise compare --gates none,gct --seeds 287 --out 'my runs'"
+        "For gct, a difference below 5.1 points could have been missed; 0.5 points would take 287 seeds. Fewer suffice "
+        "with more validation images."
     )
+
+
+@pytest.mark.parametrize(("score", "reached"), [(ACCURACY, 0.9095), (MAE, 0.8812)])
+def test_networks_that_do_not_beat_a_constant_answer_decide_nothing(score: Score, reached: float) -> None:
+    constant = {"answer": "'cat'", "score": reached, "sentence": ""}
+    found = answer(results({"none": NONE, "gct": BETTER, "se": WORSE}, score, constant=constant, failed={"gc": "nan"}))
+    first, second = found
+    assert first == (
+        f"This comparison decides nothing: no network was shown to be better than always 'cat' ({score.text(reached)} "
+        f"{score.title}). Train for more epochs, or with another --lr."
+    )
+    assert second == "gc failed and is left out (nan)."
+
+
+@pytest.mark.parametrize(("score", "reached"), [(ACCURACY, 0.905), (MAE, 0.885), (ACCURACY, None)])
+def test_one_network_that_beats_the_constant_answer_is_enough(score: Score, reached: float | None) -> None:
+    scores, constant = {"none": NONE, "gct": BETTER, "se": WORSE}, {"answer": "'cat'", "score": reached}
+    assert answer(results(scores, score, constant=constant)) == answer(results(scores, score))
+
+
+def test_one_seed_that_does_not_beat_a_constant_answer_decides_nothing() -> None:
+    constant = {"answer": "'cat'", "score": 0.91}
+    (only,) = answer(results({"none": [0.9], "gct": [0.91]}, constant=constant))
+    assert only.startswith(
+        "This comparison decides nothing: no network was shown to be better than always 'cat' (91.00 %"
+    )
+    assert answer(results({"none": [0.9], "gct": [0.911]}, constant=constant))[0].startswith("One seed decides nothing")
 
 
 def test_undecided_and_worse_gates() -> None:
@@ -89,10 +116,13 @@ def test_undecided_and_worse_gates() -> None:
 
 
 def test_quarter_of_a_point_is_asked_for_where_half_a_point_would_have_been_seen() -> None:
-    (first, second) = answer(results({"none": NONE, "gct": ALIKE}, command=False))
+    first, second = answer(results({"none": NONE, "gct": ALIKE}, command=False))
     assert first.startswith("Use none: gct was not shown to be better")
     assert (
         second == "For gct, a difference below 0.45 points could have been missed; to see 0.25 points, train 11 seeds."
+    )
+    assert answer(results({"none": NONE, "gct": ALIKE}))[1] == (
+        f"{second.removesuffix('.')}: gatewise compare --gates none,gct --seeds 11 --out 'my runs'"
     )
 
 
