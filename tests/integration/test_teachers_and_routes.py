@@ -151,7 +151,8 @@ def test_what_gating_loses_is_printed(tmp_path: Path, plain: Path, capsys: pytes
     assert metrics["before"]["accuracy"] == pytest.approx(reached)
     shown = capsys.readouterr().err
     assert f"with all gates open: validation accuracy {100 * reached:.2f} %" in shown
-    assert f"lost {100 * (reached - metrics['accuracy']):.2f}" in shown
+    lost = 100 * (reached - metrics["accuracy"])
+    assert (f": lost {lost:.2f}" if lost >= 0 else f": gained {-lost:.2f}") in shown
 
 
 def test_teacher_of_other_normalisation_sees_same_images(plain: Path) -> None:

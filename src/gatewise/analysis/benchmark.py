@@ -114,8 +114,9 @@ def bench_run(
         ValueError: the run's images cannot be found, or a number is too small.
     """
     _validation.check_integer_at_least(1, images=images)
-    out = Path(folder if out is None else out)
-    check_folder_writable(out)
+    target = Path(folder if out is None else out)
+    if out is not None or target.is_dir():  # otherwise the file is no run, which is said below
+        check_folder_writable(target)
     run = Run.open(folder, data).checked()
     run.check_has_images()
     source = Timed(
@@ -124,7 +125,7 @@ def bench_run(
         lambda count: repeated(torch.cat([*run.first(count)]), count),
         lambda: run.of("train").first(images),
     )
-    return _benched(source, out, batch_sizes, rounds, threads, progress)
+    return _benched(source, target, batch_sizes, rounds, threads, progress)
 
 
 def _benched(

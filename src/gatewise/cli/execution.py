@@ -294,13 +294,15 @@ def export(
         score = score_named(results["score"])
         print(
             f"{score.title}: {score.text(results['float32'])} in float32, {score.text(results['int8'])} "
-            f"in int8; {100 * results['other_gates']:.1f} % of the images have different gates in int8"
+            f"in int8; logits differ by at most {100 * results['int8_difference']:.2g} % of the largest"
+            + (f", {100 * results['other_gates']:.1f} % of the images have different gates" if results["kinds"] else "")
         )
     gates = ""
     if results["kinds"]:
         gates = f"; {results['kinds']} distinct gate vectors, {results['flipped']} images with different gates"
+    logits = "logits in float32" if int8 else "logits"
     print(
-        f"{results['images']} images: logits differ by at most {results['difference']:.1e} of the largest{gates}; "
+        f"{results['images']} images: {logits} differ by at most {results['difference']:.1e} of the largest{gates}; "
         f"written: {', '.join(results.get('files', [str(out.resolve())]))} ({results['bytes'] / 1e6:.2f} MB)"
     )
     if "routed" in results:

@@ -19,7 +19,7 @@ class Int8:
     Attributes:
         ranges: batches of images over which the range of each activation is measured.
         compared: images on which the files before and after are compared.
-        run: run whose score is computed before and after; None computes the difference of the logits instead.
+        run: run whose score is computed before and after.
     """
 
     ranges: Iterable[Tensor]
@@ -27,13 +27,13 @@ class Int8:
     run: Run | None = None
 
     def results(self, plain: Exported, quantised: Exported) -> dict[str, Any]:
-        """Return how far a file is from that before: other gates, and the scores or the difference of the logits."""
+        """Return how far a file is from that before: difference of the logits, other gates, and the scores of a run."""
         found = agreement(plain, quantised, self.compared)
-        other_gates = {"other_gates": found["flipped"] / found["images"]}
+        differences = {"int8_difference": found["difference"], "other_gates": found["flipped"] / found["images"]}
         if self.run is None:
-            return {"int8_difference": found["difference"], **other_gates}
+            return differences
         scores = {"float32": _score(plain, self.run), "int8": _score(quantised, self.run)}
-        return {"score": self.run.score.name, **scores, **other_gates}
+        return {"score": self.run.score.name, **scores, **differences}
 
 
 def _score(exported: Exported, run: Run) -> float:

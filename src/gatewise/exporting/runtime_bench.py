@@ -25,7 +25,7 @@ from gatewise.training.runs import Run
 
 SCHEMA = 1
 FILE = "bench-runtimes.json"
-_GAIN = 0.97  # what is recommended takes less than this fraction of the time of the fastest dense form
+_GAIN = 0.97  # gates save time if their network takes less than this fraction of that of the fastest dense form
 _DENSE = "dense"
 
 
@@ -88,7 +88,8 @@ def bench_runtimes(
         if RUNTIMES[name].extra:
             package(name)
     target = Path(folder if out is None else out)
-    check_folder_writable(target)
+    if out is not None or target.is_dir():  # otherwise the file is no run, which is said below
+        check_folder_writable(target)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
@@ -267,9 +268,11 @@ def _values(latency: Latency) -> tuple[float, float, float]:
 def _verdict(batches: dict[str, Any], *, gated: bool) -> str:
     """Return one sentence that says what to deploy, for each batch size and precision.
 
+    With gates, dense is another network, whose score was not trained for: it is a reference and never recommended.
+
     Args:
         batches: the times.
-        gated: whether the network has inserted gates; dense is then another network, and the difference their cost.
+        gated: whether the network has inserted gates; the difference to dense is then their cost.
     """
     parts: list[str] = []
     for size, by_precision in batches.items():
@@ -277,18 +280,17 @@ def _verdict(batches: dict[str, Any], *, gated: bool) -> str:
         for precision, by_form in by_precision.items():
             rows = [(row["median_ms"], form, name) for form, of in by_form.items() for name, row in of.items()]
             dense = min((row for row in rows if row[1] == _DENSE), default=None)
-            best = min((row for row in rows if row[1] not in ("plain", *([_DENSE] if gated else []))), default=None)
+            references = {"plain", _DENSE} if "masked" in by_form else {"plain"}
+            best = min((row for row in rows if row[1] not in references), default=None)
             if best is None:
                 continue
-            if dense is not None and not gated and best[0] >= _GAIN * dense[0]:
-                best = dense
             where = f"{images} in {precision}: deploy {best[1]} in {RUNTIMES[best[2]].title}"
             if gated:
                 where += _cost_of_gates(by_form["masked"])
-            elif best is dense and "masked" in by_form:
-                where += " (a plain network of all filters: the gates save no time here)"
             elif dense is not None and best is not dense:
                 where += f", {dense[0] / best[0]:.2f} times as fast as dense in {RUNTIMES[dense[2]].title}"
+                if best[0] >= _GAIN * dense[0]:
+                    where += " (the gates save no time here: train a plain network)"
             parts.append(where)
     return "; ".join(parts)
 

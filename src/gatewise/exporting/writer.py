@@ -151,8 +151,9 @@ def export_run(
     Returns:
         "file", "to", "form", "bytes"; "images"; "difference", the largest difference of logits over images with equal
         gates, relative to the largest logit; "flipped", the number of images with different gates; "kinds", the number
-        of distinct gate vectors. With int8 also "score" (name of the metric), "float32" and "int8" (its values), and
-        "other_gates", the fraction of validation images whose gates differ between both. With form routes "routes",
+        of distinct gate vectors. With int8 also "score" (name of the metric), "float32" and "int8" (its values),
+        "int8_difference", the difference of logits between both files, and "other_gates", the fraction of validation
+        images whose gates differ between both. With form routes "routes",
         their number, and "images_of_routes". With `routes` also "score", and "masked" and "routed", its values for the
         network and for the same with these routes; "routes" is smaller than asked for if clusters have equal routes.
 

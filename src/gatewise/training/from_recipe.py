@@ -217,7 +217,8 @@ class Setup:
             score = self.task.score
             then, now = before[score.name], after.scores[score.name]
             lost = score.factor * (then - now if score.higher_is_better else now - then)
-            progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: lost {lost:.2f}")
+            change = f"lost {lost:.2f}" if lost >= 0 else f"gained {-lost:.2f}"
+            progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: {change}")
 
     @property
     def _opened(self) -> str:

@@ -594,6 +594,14 @@ def test_closed_pipe_of_reader_is_silent() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("more", [[], ["--runtimes", "torch"]])
+def test_file_is_no_run_to_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    file = tmp_path / "net.onnx"
+    file.write_bytes(b"")
+    assert run(["bench", str(file), *more]) == 2
+    assert f"'{file}' is not a run folder" in capsys.readouterr().err
+
+
 def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
