@@ -17,6 +17,7 @@ from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
+from gatewise.training.run_folder import folder_of_results
 from gatewise.training.runs import Run
 
 _SCHEMA = 1
@@ -114,9 +115,7 @@ def bench_run(
         ValueError: the run's images cannot be found, or a number is too small.
     """
     _validation.check_integer_at_least(1, images=images)
-    target = Path(folder if out is None else out)
-    if out is not None or target.is_dir():  # otherwise the file is no run, which is said below
-        check_folder_writable(target)
+    target = folder_of_results(folder, out)
     run = Run.open(folder, data).checked()
     run.check_has_images()
     source = Timed(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import check_folder_writable, check_format_not_newer, write_json
+from gatewise.core.files import check_format_not_newer, write_json
 from gatewise.exporting.forms import WithGates
 from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, package, versions
 from gatewise.exporting.writer import export, export_run
@@ -21,6 +21,7 @@ from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.inference.routed import RoutedNet
 from gatewise.insertion.insert import gates_in, without_gates
 from gatewise.training import Progress
+from gatewise.training.run_folder import folder_of_results
 from gatewise.training.runs import Run
 
 SCHEMA = 1
@@ -87,9 +88,7 @@ def bench_runtimes(
     for name in runtimes:
         if RUNTIMES[name].extra:
             package(name)
-    target = Path(folder if out is None else out)
-    if out is not None or target.is_dir():  # otherwise the file is no run, which is said below
-        check_folder_writable(target)
+    target = folder_of_results(folder, out)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.core.files import read_json_lines
+from gatewise.core.files import check_folder_writable, read_json_lines
 from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
@@ -27,6 +27,14 @@ def holds_run(out: Path) -> bool:
 def clear_checkpoints(out: Path, *, keep: bool) -> None:
     """Remove the checkpoints of a finished run, whose results are on the disk; `keep` leaves the last."""
     keep_newest_states(out / CHECKPOINTS, 1 if keep else 0)
+
+
+def folder_of_results(run: str | Path, out: str | Path | None) -> Path:
+    """Return the folder for results about a run, its own by default; raise `StorageError` if it cannot be written."""
+    folder = Path(run if out is None else out)
+    if out is not None or folder.is_dir():  # otherwise the file is no run, which is said when it is opened
+        check_folder_writable(folder)
+    return folder
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
