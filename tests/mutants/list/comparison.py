@@ -105,6 +105,9 @@ CHANGES = {
             "newer results overwritten": remove("check_format_not_newer(asked.out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
+        "_Comparison.train_seeds": {
+            "runs of one process join those of two": replace("if left:\n    ...", "if False:\n    ..."),
+        },
         "_train_in_turn": {
             "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
@@ -130,7 +133,7 @@ CHANGES = {
     },
     "comparison/run_results.py": {
         "results_of_runs": {
-            "precisions are mixed": replace("check_one_precision", "dict"),
+            "precisions are mixed": replace("check_trained_alike", "dict"),
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
