@@ -5,6 +5,7 @@ No module of the command line imports torch: its commands import what they call,
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -143,6 +144,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except cyclopts.UnknownOptionError as error:
         hint = _HINTS.get(((error.command_chain or ("",))[-1], error.token.keyword or ""))
         return _print_error(error if hint is None else f"Unknown option: {error.token.keyword}. {hint}", 2)
+    except cyclopts.UnusedCliTokensError as error:
+        return _print_error(_too_many(error), 2)
     except cyclopts.CycloptsError as error:
         return _print_error(error, 2)
     except BrokenPipeError:  # the reader closed the pipe, as head does
@@ -163,6 +166,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
         return _print_error("interrupted; run the same command again to continue (train: with --resume)", code)
     return 0
+
+
+def _too_many(error: cyclopts.UnusedCliTokensError) -> str:
+    """Return what a command takes, and what to type instead, for words that belong to no option."""
+    command, words = " ".join(error.command_chain or ()), shlex.join(error.unused_tokens or ())
+    arguments = app[command].assemble_argument_collection()
+    taken = [argument.name for argument in arguments if argument.field_info.is_positional]
+    has_data = any("--data" in argument.names for argument in arguments)
+    advice = [f"give images with --data {words}"] if has_data else []
+    advice += [f"call it once for each {taken[0]}"] if taken else []
+    takes = f"one {' and one '.join(taken)}" if taken else "options only"
+    return f"{command} takes {takes}, got also {words}: {', or '.join(advice) or 'omit it'}."
 
 
 def _discard_standard_output() -> None:

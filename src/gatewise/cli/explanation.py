@@ -11,9 +11,7 @@ from gatewise.cli.app import OwnNetwork, app
 
 @app.command
 def explain(
-    runs: Annotated[list[Path], Parameter(negative="")],
-    /,
-    *,
+    *runs: Annotated[Path, Parameter(required=True)],
     out: Path,
     data: str | None = None,
     split: Literal["validation", "train"] = "validation",
