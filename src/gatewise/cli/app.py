@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +96,15 @@ def print_table(table: "Table") -> None:
 def print_answer(results: Mapping[str, Any]) -> None:
     """Print the sentences that answer a comparison."""
     print("\n".join(results["summary"]), end="\n\n")
+
+
+def _page_file(kind: Any, tokens: Sequence[cyclopts.Token]) -> Path:  # noqa: ARG001
+    """Parse the name of a page; one without a suffix gets .html."""
+    path = Path(tokens[0].value)
+    return path if path.suffix or path.is_dir() else path.with_suffix(".html")
+
+
+PageFile = Annotated[Path, Parameter(converter=_page_file)]
 
 
 class Terminated(KeyboardInterrupt):

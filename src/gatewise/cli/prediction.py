@@ -16,7 +16,7 @@ _SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise e
 
 
 def _parse_image(kind: Any, tokens: Sequence[cyclopts.Token]) -> Path:  # noqa: ARG001
-    """Parse the path of an image, of which - is one; cyclopts, told so, would take unknown options for images too."""
+    """Parse the path of an image, of which - is one; unknown options, which cyclopts then lets pass too, are not."""
     text, path = tokens[0].value, Path(tokens[0].value)
     if text.startswith("-") and text != "-" and not path.exists():
         raise cyclopts.UnknownOptionError(
@@ -38,6 +38,8 @@ def predict(
     """Print the class of each image; for segmentation runs write a mask and an overlay.
 
     Example: gatewise predict runs/gct photo.jpg folder_of_photos
+
+    Images that cannot be read are named at the end, after the predictions of all others; the exit code is then 2.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, PageFile, app, print_table
 
 _CONFUSED = 5  # pairs of classes that are printed
 
@@ -19,7 +19,7 @@ def evaluate(
     *,
     data: str | None = None,
     split: str | None = None,
-    out: Path | None = None,
+    out: PageFile | None = None,
     shown: Integer = 24,
     corruptions: Annotated[bool, Parameter(negative="")] = False,
     model: OwnNetwork = None,  # noqa: ARG001
@@ -39,7 +39,8 @@ def evaluate(
         validation, test, train or all images [validation images of the run's own data; of other data the test or
         validation images if it has such splits, otherwise all].
     out
-        The HTML page to write or to replace [evaluation.html in the run folder].
+        The HTML page to write or to replace [in the run folder: evaluation.html for the run's validation images; other
+        images have pages of their own, such as evaluation_new_photos.html].
     shown
         Number of images with the worst answers to show.
     corruptions
@@ -50,7 +51,7 @@ def evaluate(
     json_output
         Print the results as JSON.
     """
-    from gatewise.analysis.score_page import classes_table, score_run, scores_table
+    from gatewise.analysis.score_page import classes_table, default_page, score_run, scores_table
     from gatewise.training import Progress
     from gatewise.training.runs import Run
 
@@ -62,7 +63,7 @@ def evaluate(
             )
         _score_corruptions(run, json_output=json_output)
         return
-    page = out or run / "evaluation.html"
+    page = out or default_page(run, data, split)
     found = score_run(run, page, data=data, split=split, shown=shown, progress=Progress(quiet=json_output))
     if json_output:
         print(json.dumps(found, indent=2))
@@ -70,6 +71,8 @@ def evaluate(
     task = Run.open(run).task
     shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
     print(f"{shown_score} on {found['images']:,} {found['split']} images of {found['data']}")
+    if (constant := found.get("constant", {"score": None}))["score"] is not None:
+        print(f"for comparison: always {constant['answer']} scores {task.score.text(constant['score'])}")
     print_table(scores_table(found, task.scores))
     if found["by_class"]:
         print_table(classes_table(found))

@@ -149,7 +149,7 @@ def _similar(value: object, options: Sequence[Option]) -> list[Option]:
 
 
 def path_meant(path: Path, names: Iterable[str] = ()) -> str:
-    """Return " Did you mean ...?" for a path that does not exist, with the nearest one beside it, or one of `names`."""
+    """Return " Did you mean ...?" for a path that does not exist, with the nearest one in its folder, or of `names`."""
     known = {name: name for name in names}
     with contextlib.suppress(OSError, ValueError):
         known |= {other.name: str(other) for other in path.parent.iterdir() if not other.name.startswith(".")}

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gatewise.core import _validation
+from gatewise.data.broken import left_out_note
 from gatewise.data.division import Division
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.load import DataSource
@@ -28,6 +29,7 @@ class Inventory:
         sizes: number of images of each width and height, in pixels.
         near: names of pairs of images in different splits that look the same, but are other bytes.
         broken: name of each image that cannot be read, with the reason.
+        stops: whether a training with the same options stops at such an image.
     """
 
     dataset: Dataset | SegmentationDataset
@@ -35,6 +37,7 @@ class Inventory:
     sizes: Counter[tuple[int, int]]
     near: list[tuple[str, str]]
     broken: list[tuple[str, str]]
+    stops: bool = False
 
     @property
     def details(self) -> dict[str, Any]:
@@ -53,18 +56,28 @@ class Inventory:
             "duplicates": 0 if division is None else division.duplicates,
             "look_alike": [list(pair) for pair in self.near],
             "broken": [{"image": name, "reason": reason} for name, reason in self.broken],
-            "notes": list(dataset.notes),
+            "conflicts": [] if division is None else [[list(image) for image in group] for group in division.conflicts],
+            "notes": self._notes,
         }
 
     @property
+    def _notes(self) -> list[str]:
+        """The notes about the data set; instead of what is left out here, what a training does there."""
+        notes = [note for note in self.dataset.notes if note != left_out_note(self.broken)]
+        if self.broken and self.stops:
+            notes.append(
+                "warning: a training stops at an image that cannot be read. Remove it, or add --on-broken skip"
+            )
+        return notes
+
+    @property
     def _largest(self) -> dict[str, Any] | None:
-        """Name and share of the largest class among validation images."""
-        one_each = isinstance(self.dataset, Dataset) and self.dataset.labels == "class"
-        counts = self.counts.get("validation") if one_each else None
-        if not counts or not sum(counts.values()):
+        """Name of the largest class in training, and its share of the validation images."""
+        if not (isinstance(self.dataset, Dataset) and self.dataset.labels == "class"):
             return None
-        name = max(counts, key=lambda label: counts[label])
-        return {"class": name, "share": counts[name] / sum(counts.values())}
+        train, validation = self.counts["train"], self.counts["validation"]
+        name = max(train, key=lambda label: train[label])
+        return {"class": name, "share": validation[name] / sum(validation.values())}
 
     @property
     def facts(self) -> list[str]:
@@ -80,7 +93,7 @@ class Inventory:
             lines.append(f"look alike in two splits: {len(self.near):,}{example}")
         reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
         lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
-        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes)]
+        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in self._notes)]
 
     def _classes(self) -> list[str]:
         if not self.counts:
@@ -142,9 +155,9 @@ def take_inventory(source: DataSource) -> Inventory:
             if files is not None and (value := difference_hash(picture)) is not None:
                 alike[value].append((name, files.where(index)))
     division = dataset.division
-    return Inventory(
-        dataset, counts, sizes, _across(alike, division), list(division.skipped) if division is not None else []
-    )
+    broken = list(division.skipped) if division is not None else []
+    stops = source.reading.on_broken != "skip"
+    return Inventory(dataset, counts, sizes, _across(alike, division), broken, stops)
 
 
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding

@@ -93,6 +93,18 @@ def test_config_without_size_is_named(done: Comparison, few_rounds: None, tmp_pa
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
 
 
+def test_answer_compares_with_the_constant_answer(
+    done: Comparison, few_rounds: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    for folder in out.glob("runs/*/seed_*"):
+        write_metrics(folder, read_metrics(folder) | {"accuracy": 0.02})
+    monkeypatch.setattr(comparing, "training_speeds", lambda recipes, _: dict.fromkeys(recipes, 100.0))
+    found = compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
+    assert found["summary"][0].startswith("This comparison decides nothing: no network was shown to be")
+    assert (out / "results.md").read_text().startswith(found["summary"][0])
+
+
 # Equal conditions
 
 

@@ -27,8 +27,7 @@ def test_class_folders_in_root_are_divided(tmp_path: Path) -> None:
     assert (dataset.classes, sizes(dataset)) == (("cat", "dog"), (16, 4))
     assert dataset.validation.labels.tolist() == [0, 0, 1, 1]
     assert said(dataset) == (
-        f"{tmp_path} has no splits: 4 of 20 images (0.2, seed 0, stratified) are held out for validation; split.csv "
-        f"lists them"
+        f"{tmp_path} has no splits: 4 of 20 images (0.2, seed 0, stratified) are held out for validation"
     )
 
 
