@@ -40,7 +40,7 @@ def evaluate(
         validation images if it has such splits, otherwise all].
     out
         The HTML page to write or to replace [in the run folder: evaluation.html for the run's validation images; other
-        images have pages of their own, such as evaluation_new_photos.html].
+        images have pages of their own, such as evaluation_2026_new_photos.html].
     shown
         Number of images with the worst answers to show.
     corruptions

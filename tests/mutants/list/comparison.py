@@ -105,6 +105,9 @@ CHANGES = {
             "newer results overwritten": remove("check_format_not_newer(asked.out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
+        "_Comparison.results": {
+            "the answer does not know the constant answer": remove("if self.constant is not None: ..."),
+        },
         "_train_in_turn": {
             "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
@@ -128,6 +131,13 @@ CHANGES = {
             ),
         },
     },
+    "comparison/report.py": {
+        "draw_costs": {
+            "intervals over images are called those over seeds": replace(
+                "v[score.name].get('over', 'seeds')", "'seeds'"
+            ),
+        },
+    },
     "comparison/run_results.py": {
         "results_of_runs": {
             "precisions are mixed": replace("check_one_precision", "dict"),
@@ -135,6 +145,12 @@ CHANGES = {
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
+        },
+        "_further_scores": {
+            "intervals of further scores leave their limits": replace(
+                "score_row(score, [run[score.name] for run in runs])",
+                "dataclasses.asdict(statistics.mean_interval([run[score.name] for run in runs]))",
+            ),
         },
     },
     "comparison/rivals.py": {
