@@ -72,7 +72,8 @@ def evaluate(
     shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
     print(f"{shown_score} on {found['images']:,} {found['split']} images of {found['data']}")
     if (constant := found.get("constant", {"score": None}))["score"] is not None:
-        print(f"for comparison: always {constant['answer']} scores {task.score.text(constant['score'])}")
+        reached = f"{task.score.text(constant['score'])} {task.score.title}"
+        print(f"for comparison: always {constant['answer']} scores {reached}")
     print_table(scores_table(found, task.scores))
     if found["by_class"]:
         print_table(classes_table(found))

@@ -76,9 +76,9 @@ def without_broken(
 
 def left_out_note(skipped: Sequence[tuple[str, str]]) -> str:
     """Return the note about images that are left out, given their names and errors."""
-    return (
-        f"warning: {counted(len(skipped), 'image')} that cannot be read left out ({listed([n for n, _ in skipped], 3)})"
-    )
+    verb = "is" if len(skipped) == 1 else "are"
+    names = listed([name for name, _ in skipped], 3)
+    return f"warning: {counted(len(skipped), 'image')} cannot be read and {verb} left out ({names})"
 
 
 @contextlib.contextmanager

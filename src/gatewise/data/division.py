@@ -325,7 +325,7 @@ class _Everything:
             shown = ["; ".join(f"{name} is {label}" for name, label in group) for group in different[:_NAMED]]
             more = [f"{len(different) - _NAMED:,} more"] * (len(different) > _NAMED)
             location.say(
-                f"warning: {counted(len(different), 'picture')} there under different labels "
+                f"warning: same bytes, different labels: {counted(len(different), 'picture')} "
                 f"({' / '.join([*shown, *more])})"
             )
         return different

@@ -272,7 +272,7 @@ def test_broken_images_are_left_out_on_request(tmp_path: Path, loading: str) -> 
     (tmp_path / "photos/cat/IMG_1.heic").write_bytes(b"x")
     dataset = load_dataset(tmp_path / "photos", loading=loading, reading=Reading(on_broken="skip"))
     assert sum(sizes(dataset)) == 39
-    assert "warning: 1 image left out: they cannot be read" in said(dataset)
+    assert "warning: 1 image cannot be read and is left out" in said(dataset)
     assert "IMG_1.heic: HEIC is not read; left out" in said(dataset)
     assert dataset.division is not None
     dataset.division.write(tmp_path / "run")

@@ -270,7 +270,7 @@ def test_same_bytes_with_different_labels_are_named(tmp_path: Path) -> None:
         shutil.copy(tmp_path / f"data/cat/{number}.png", tmp_path / f"data/dog/x{number}.png")
         count = "1 picture" if number == 0 else f"{number + 1} pictures"
         notes = load_dataset(tmp_path / "data").notes
-        assert f"warning: {count} there under different labels ({' / '.join(named)})" in notes
+        assert f"warning: same bytes, different labels: {count} ({' / '.join(named)})" in notes
     shutil.copy(tmp_path / "data/cat/4.png", tmp_path / "data/cat/4_again.png")  # the same label: no conflict
     division = load_dataset(tmp_path / "data").division
     assert division is not None
