@@ -3,6 +3,7 @@
 # pyright: basic
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ def score_run(
     data: str | None = None,
     split: str | None = None,
     shown: int = 24,
+    on_broken: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a run on images that are read as in its training, and write a page about its answers.
@@ -44,6 +46,7 @@ def score_run(
         split: "validation", "test", "train" or "all" images. None takes the validation images of the run's own data;
             of other data the test or validation images if it has such splits, otherwise all.
         shown: number of images with the worst answers to return and to draw.
+        on_broken: "stop" at an image that cannot be read, or "skip" it; None does as the training.
         progress: where to show progress; None shows nothing.
 
     Returns:
@@ -67,11 +70,11 @@ def score_run(
         check_page_writable(Path(out))
     say = (progress or Progress(quiet=True)).say
     run = _opened(folder, data)
-    run.load = _streamed
+    run.load = functools.partial(_streamed, on_broken=on_broken)
     run.check_image_entries()
     run.check_has_images()
     assert run.dataset is not None
-    for line in as_lines(_notes(run, split)) if run.data is not None else ():
+    for line in as_lines(_notes(run, split)) if run.data is not None or on_broken is not None else ():
         say(line)
     parts = [run.of(part) for part in _parts(run, split)]
     say(f"scoring {sum(len(part.images or ()) for part in parts):,} images")
@@ -180,9 +183,10 @@ def _opened(folder: str | Path, data: str | None) -> Run:
     return run if data is None or same else Run.open(folder, data)
 
 
-def _streamed(source: DataSource) -> Dataset | SegmentationDataset:
+def _streamed(source: DataSource, on_broken: str | None) -> Dataset | SegmentationDataset:
     """Load a data set without decoding it, so that images keep the names of their files."""
-    return dataclasses.replace(source, loading="stream").load()
+    reading = dataclasses.replace(source.reading, on_broken=on_broken or source.reading.on_broken)
+    return dataclasses.replace(source, loading="stream", reading=reading).load()
 
 
 def _parts(run: Run, split: str | None) -> Sequence[Any]:

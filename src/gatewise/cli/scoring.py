@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +21,7 @@ def evaluate(
     split: str | None = None,
     out: PageFile | None = None,
     shown: Integer = 24,
+    on_broken: Literal["stop", "skip"] | None = None,
     corruptions: Annotated[bool, Parameter(negative="")] = False,
     model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
@@ -43,6 +44,8 @@ def evaluate(
         images have pages of their own, such as evaluation_2026_new_photos.html].
     shown
         Number of images with the worst answers to show.
+    on_broken
+        Stop at an image that cannot be read, or skip it [as in the training].
     corruptions
         Score the run's own validation images with 15 common corruptions in five strengths instead (at most 1,000 of
         them), and write corruptions.json in the run folder.
@@ -56,7 +59,8 @@ def evaluate(
     from gatewise.training.runs import Run
 
     if corruptions:
-        if unused := [name for name, value in {"data": data, "split": split, "out": out}.items() if value is not None]:
+        given = {"data": data, "split": split, "out": out, "on-broken": on_broken}
+        if unused := [name for name, value in given.items() if value is not None]:
             raise errors.InvalidValueError(
                 f"--{unused[0]} is not for --corruptions, which scores the run's own validation images and writes "
                 f"corruptions.json in its folder. Omit it."
@@ -64,7 +68,8 @@ def evaluate(
         _score_corruptions(run, json_output=json_output)
         return
     page = out or default_page(run, data, split)
-    found = score_run(run, page, data=data, split=split, shown=shown, progress=Progress(quiet=json_output))
+    progress = Progress(quiet=json_output)
+    found = score_run(run, page, data=data, split=split, shown=shown, on_broken=on_broken, progress=progress)
     if json_output:
         print(json.dumps(found, indent=2))
         return

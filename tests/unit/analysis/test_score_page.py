@@ -108,6 +108,20 @@ def test_page_of_other_images_has_a_name_of_its_own(
         assert "for comparison: always 'one' scores 33.33 % accuracy" in printed
 
 
+def test_images_that_cannot_be_read_are_left_out_on_request(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "data/val", tmp_path / "new")
+    (tmp_path / "new/one/0.png").write_bytes(b"no image")
+    evaluate = ["evaluate", str(root / "run"), "--data", str(tmp_path / "new")]
+    assert command(evaluate) == 2
+    assert "add --on-broken skip" in capsys.readouterr().err
+    assert command([*evaluate, "--on-broken", "skip"]) == 0
+    printed = capsys.readouterr()
+    assert "warning: 1 image cannot be read and is left out (" in printed.err
+    assert "on 17 train and validation images" in printed.out
+
+
 def test_own_data_is_not_other_data(root: Path) -> None:
     assert score_run(root / "run", data=str(root / "data/../data"))["images"] == 18
     assert score_run(root / "run", split="all")["images"] == 78
