@@ -76,7 +76,8 @@ def evaluate(
     task = Run.open(run).task
     shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
     print(f"{shown_score} on {found['images']:,} {found['split']} images of {found['data']}")
-    if (constant := found.get("constant", {"score": None}))["score"] is not None:
+    constant = found.get("constant")
+    if constant is not None and constant["score"] is not None:
         reached = f"{task.score.text(constant['score'])} {task.score.title}"
         print(f"for comparison: always {constant['answer']} scores {reached}")
     print_table(scores_table(found, task.scores))

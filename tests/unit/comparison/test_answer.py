@@ -111,6 +111,7 @@ def test_what_limits_a_comparison_is_said_once(more: dict[str, Any], expected: s
 def test_small_and_absent_differences_have_words() -> None:
     same = [value + change for value, change in zip(NONE, (1e-3, -1e-3, 0, 2e-3, -2e-3), strict=True)]
     assert "its accuracy is no different (95 %" in answer(results({"none": NONE, "gct": same}))[0]
+    assert [ACCURACY.number(-1e-9, sign) for sign in ("", "+")] == ["0.00", "+0.00"]
     lower = [value - 4e-5 for value in same]
     assert "its accuracy is less than 0.01 points lower (95 %" in answer(results({"none": NONE, "gct": lower}))[0]
     assert "error is less than 0.001 lower (95 %" in answer(results({"none": NONE, "gct": lower}, MAE))[0]
