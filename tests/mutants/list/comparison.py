@@ -96,6 +96,11 @@ CHANGES = {
         },
     },
     "comparison/report.py": {
+        "draw_costs": {
+            "intervals over images are called those over seeds": replace(
+                "v[score.name].get('over', 'seeds')", "'seeds'"
+            ),
+        },
         "_by_class": {
             "classes of the first gate only": replace(
                 "(label for scores in found.values() for label in scores)", "next(iter(found.values()))"
@@ -138,13 +143,6 @@ CHANGES = {
             "gates share a folder": replace(
                 "re.sub('[^a-zA-Z0-9_.=-]+', '-', name.replace(':', '--'))",
                 "name.partition(':')[0]",
-            ),
-        },
-    },
-    "comparison/report.py": {
-        "draw_costs": {
-            "intervals over images are called those over seeds": replace(
-                "v[score.name].get('over', 'seeds')", "'seeds'"
             ),
         },
     },
