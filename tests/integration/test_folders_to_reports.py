@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from gatewise.cli import run
@@ -170,6 +171,8 @@ def test_check_says_what_is_there_and_trains_nothing(tmp_path: Path, capsys: pyt
 def test_check_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = by_class(tmp_path / "photos", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     shutil.copy(photos / "train/cat/0.png", photos / "val/cat/0.png")
+    for name, mode in (("train/dog/1.png", "L"), ("val/dog/1.png", "RGBA")):
+        Image.open(photos / name).convert(mode).save(photos / name)
     assert run(["check", "--data", str(photos), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["images"] == {"train": 8, "validation": 4}
@@ -177,11 +180,11 @@ def test_check_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert facts["sizes"] == [{"width": 8, "height": 8, "images": 12}]
     assert facts["leaks"] == [["train/cat/0.png", "val/cat/0.png", "validation"]]
     assert facts["duplicates"] == 2
+    assert facts["conflicts"] == []
+    assert facts["pixels"] == {"in colours": 10, "grey": 1, "in colours with alpha": 1}
 
 
 def test_check_finds_pictures_that_look_alike_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
     photos = by_class(tmp_path / "photos", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     Image.open(photos / "train/cat/1.png").save(photos / "val/cat/1.png", compress_level=0)
     assert run(["check", "--data", str(photos), "--json"]) == 0
