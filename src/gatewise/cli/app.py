@@ -5,10 +5,12 @@ No module of the command line imports torch: its commands import what they call,
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +98,15 @@ def print_answer(results: Mapping[str, Any]) -> None:
     print("\n".join(results["summary"]), end="\n\n")
 
 
+def _page_file(kind: Any, tokens: Sequence[cyclopts.Token]) -> Path:  # noqa: ARG001
+    """Parse the name of a page; one without a suffix gets .html."""
+    path = Path(tokens[0].value)
+    return path if path.suffix or path.is_dir() else path.with_suffix(".html")
+
+
+PageFile = Annotated[Path, Parameter(converter=_page_file)]
+
+
 class Terminated(KeyboardInterrupt):
     """Raised on SIGTERM, which is handled like Ctrl-C."""
 
@@ -143,6 +154,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except cyclopts.UnknownOptionError as error:
         hint = _HINTS.get(((error.command_chain or ("",))[-1], error.token.keyword or ""))
         return _print_error(error if hint is None else f"Unknown option: {error.token.keyword}. {hint}", 2)
+    except cyclopts.UnusedCliTokensError as error:
+        return _print_error(_too_many(error), 2)
     except cyclopts.CycloptsError as error:
         return _print_error(error, 2)
     except BrokenPipeError:  # the reader closed the pipe, as head does
@@ -163,6 +176,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
         return _print_error("interrupted; run the same command again to continue (train: with --resume)", code)
     return 0
+
+
+def _too_many(error: cyclopts.UnusedCliTokensError) -> str:
+    """Return what a command takes, and what to type instead, for words that belong to no option."""
+    command, words = " ".join(error.command_chain or ()), shlex.join(error.unused_tokens or ())
+    arguments = app[command].assemble_argument_collection()
+    taken = [argument.name for argument in arguments if argument.field_info.is_positional]
+    has_data = any("--data" in argument.names for argument in arguments)
+    advice = [f"give images with --data {words}"] if has_data else []
+    advice += [f"call it once for each {taken[0]}"] if taken else []
+    takes = f"one {' and one '.join(taken)}" if taken else "options only"
+    return f"{command} takes {takes}, got also {words}: {', or '.join(advice) or 'omit it'}."
 
 
 def _discard_standard_output() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from gatewise.core import _validation
+from gatewise.data.broken import left_out_note
 from gatewise.data.division import Division
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.load import DataSource
 from gatewise.data.pairs import SegmentationDataset
+from gatewise.data.raster import read_raster
 
 _MANY = 12  # classes; with more, only the largest and the smallest are named
 
@@ -26,15 +28,19 @@ class Inventory:
         dataset: the data set; its images are decoded when they are needed.
         counts: number of images of each class in each split; {} if images have no classes.
         sizes: number of images of each width and height, in pixels.
+        pixels: number of image files in grey, in colours, with alpha.
         near: names of pairs of images in different splits that look the same, but are other bytes.
         broken: name of each image that cannot be read, with the reason.
+        stops: whether a training with the same options stops at such an image.
     """
 
     dataset: Dataset | SegmentationDataset
     counts: dict[str, dict[str, int]]
     sizes: Counter[tuple[int, int]]
+    pixels: Counter[str]
     near: list[tuple[str, str]]
     broken: list[tuple[str, str]]
+    stops: bool = False
 
     @property
     def details(self) -> dict[str, Any]:
@@ -48,23 +54,34 @@ class Inventory:
             "largest_class": self._largest,
             "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes.most_common()],
             "channels": dataset.channels,
+            "pixels": dict(self.pixels.most_common()),
             "split": {} if division is None else division.details,
             "leaks": [] if division is None else [list(leak) for leak in division.leaks],
             "duplicates": 0 if division is None else division.duplicates,
             "look_alike": [list(pair) for pair in self.near],
             "broken": [{"image": name, "reason": reason} for name, reason in self.broken],
-            "notes": list(dataset.notes),
+            "conflicts": [] if division is None else [[list(image) for image in group] for group in division.conflicts],
+            "notes": self._notes,
         }
 
     @property
+    def _notes(self) -> list[str]:
+        """The notes about the data set; instead of what is left out here, what a training does there."""
+        notes = [note for note in self.dataset.notes if note != left_out_note(self.broken)]
+        if self.broken and self.stops:
+            notes.append(
+                "warning: a training stops at an image that cannot be read. Remove it, or add --on-broken skip"
+            )
+        return notes
+
+    @property
     def _largest(self) -> dict[str, Any] | None:
-        """Name and share of the largest class among validation images."""
-        one_each = isinstance(self.dataset, Dataset) and self.dataset.labels == "class"
-        counts = self.counts.get("validation") if one_each else None
-        if not counts or not sum(counts.values()):
+        """Name of the largest class in training, and its share of the validation images."""
+        if not (isinstance(self.dataset, Dataset) and self.dataset.labels == "class"):
             return None
-        name = max(counts, key=lambda label: counts[label])
-        return {"class": name, "share": counts[name] / sum(counts.values())}
+        train, validation = self.counts["train"], self.counts["validation"]
+        name = max(train, key=lambda label: train[label])
+        return {"class": name, "share": validation[name] / sum(validation.values())}
 
     @property
     def facts(self) -> list[str]:
@@ -72,7 +89,8 @@ class Inventory:
         dataset, division = self.dataset, self.dataset.division
         splits = ", ".join(f"{len(split):,} {name}" for name, split in _splits(dataset).items())
         lines = [f"images: {splits}", *self._classes(), *self._sizes()]
-        lines.append(f"channels: {dataset.channels}")
+        kinds = ", ".join(f"{count:,} {what}" for what, count in self.pixels.most_common())
+        lines.append(f"channels: {dataset.channels}" + (f"; files: {kinds}" if kinds else ""))
         if division is not None and division.folder:
             across = f"{len(division.leaks):,} in another split"
             example = f" ({self.near[0][0]} and {self.near[0][1]})" if self.near else ""
@@ -80,7 +98,7 @@ class Inventory:
             lines.append(f"look alike in two splits: {len(self.near):,}{example}")
         reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
         lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
-        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes)]
+        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in self._notes)]
 
     def _classes(self) -> list[str]:
         if not self.counts:
@@ -133,18 +151,23 @@ def take_inventory(source: DataSource) -> Inventory:
     if isinstance(dataset, Dataset) and dataset.labels != "number":
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
     sizes: Counter[tuple[int, int]] = Counter()
+    pixels: Counter[str] = Counter()
     alike: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, split in _splits(dataset).items():
         files = split.images if not isinstance(split, Images | EncodedImages) else getattr(split, "files", None)
         for index in range(len(split)):
             picture = split.picture(index)
             sizes[picture.width, picture.height] += 1
-            if files is not None and (value := difference_hash(picture)) is not None:
-                alike[value].append((name, files.where(index)))
+            if files is None:
+                continue
+            where = files.where(index)
+            pixels[read_raster(where, files.content(index), header_only=True).described] += 1
+            if (value := difference_hash(picture)) is not None:
+                alike[value].append((name, where))
     division = dataset.division
-    return Inventory(
-        dataset, counts, sizes, _across(alike, division), list(division.skipped) if division is not None else []
-    )
+    broken = list(division.skipped) if division is not None else []
+    stops = source.reading.on_broken != "skip"
+    return Inventory(dataset, counts, sizes, pixels, _across(alike, division), broken, stops)
 
 
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.errors import InvalidTypeError, InvalidValueError, TrainingError
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
 from support.given_networks import gater_network, plain_network
@@ -190,6 +190,18 @@ def test_network_predicts_image_files(photos: list[str]) -> None:
     assert found[0]["classes"]["red"] == pytest.approx(share, rel=1e-6)
     assert net.training
     assert net.dropout.training
+
+
+@pytest.mark.situation("networks without a run: prediction of images of which some cannot be read")
+def test_images_that_cannot_be_read_are_named_after_the_others(photos: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "phone.heic").write_bytes(b"")
+    given = [photos[0], str(tmp_path / "broken.png"), photos[1], str(tmp_path / "phone.heic"), photos[2]]
+    rows = gw.predict(Brightest(), given, classes=list(COLOURS), image_size=(8, 8), **SCALE)
+    assert [next(rows)["image"] for _ in photos] == photos
+    message = r"^2 of 5 images could not be read: .*broken\.png: truncated .*phone\.heic: HEIC is not read"
+    with pytest.raises(DataError, match=message):
+        next(rows)
 
 
 def test_exported_file_predicts_like_its_network(photos: list[str], tmp_path: Path) -> None:
