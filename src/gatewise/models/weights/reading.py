@@ -19,6 +19,7 @@ from gatewise.models.serialization import read_source, read_tensors
 from gatewise.models.weights.inert_pickle import read_inertly
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
+_STARTS = (b"PK", b"\x80")  # of files of torch.save: an archive, or a pickle
 _MANY = 1_000_000  # values in the dictionaries of a file, above which they are nested without end
 
 
@@ -82,6 +83,11 @@ def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
     try:
         return read_inertly(content)
     except Exception as error:
+        if not content.startswith(_STARTS):
+            raise errors.DataError(
+                f"{file} is neither a safetensors file nor one of torch.save. Give a run folder, or a file of one of "
+                f"these kinds; an exported network (*.onnx) does not have its weights by name."
+            ) from None
         raise errors.DataError(
             f"{file} was not opened: its pickle contains more than tensors and plain values ({reason_of(error)}). If "
             f"you trust the file, open it with the code that wrote it, and save only its state_dict, preferably as "
