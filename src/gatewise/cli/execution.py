@@ -185,6 +185,7 @@ def _bench_runtimes(
     json_output: bool,
 ) -> None:
     from gatewise.exporting.runtime_bench import FILE, bench_runtimes
+    from gatewise.exporting.runtimes import PRECISIONS
     from gatewise.training import Progress, score_named
 
     results = bench_runtimes(
@@ -204,6 +205,8 @@ def _bench_runtimes(
         print(json.dumps(results, indent=2))
         return
     print_table(runtimes_table(results))
+    exact = next(name for name in PRECISIONS if all(name in found for found in results["batches"].values()))
+    print(f"dense: all filters, no gater, no gates; (x): times as fast as the fastest dense form in {exact}")
     for form, scores in results["scores"].items():
         if "score" in scores:
             score = score_named(scores["score"])

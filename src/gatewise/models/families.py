@@ -44,7 +44,7 @@ class Family:
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
     def check_options(self, given: Iterable[str]) -> None:
-        """Raise `InvalidValueError` if an option is unknown; the message suggests the nearest, or the scaled network."""
+        """Raise `InvalidValueError` if an option is unknown; the message suggests the nearest or the scaled network."""
         wider = f"{self.name}_wider"
         if wider in FAMILIES and (asked := [name for name in given if name in {"width", "widths", "parameters"}]):
             raise errors.InvalidValueError(
