@@ -215,16 +215,21 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
     """Return which differences would have been missed, and the command that would show smaller ones."""
     if not undecided:
         return []
-    names = _list([row["gates"] for row in undecided])
     if results["seeds"] == 1:
         return [f"Train at least 5 seeds{_command(results, 5)}"]
-    found = [row["detectable"]["points"] for row in undecided if row["detectable"]["points"] is not None]
-    if not found:
+    tested = [row for row in undecided if row["detectable"]["points"] is not None]
+    names = _list([row["gates"] for row in tested or undecided])
+    if not tested:
         return [f"{names} cannot be tested: the differences of all seeds are equal. Score more images."]
-    limit = f"{max(found):.2g}{score.points}"
+    limits = [f"{row['detectable']['points']:.2g}" for row in tested]
+    equal = len(set(limits)) == 1
+    difference, limit = (
+        "a difference" if equal else "differences",
+        _list(limits[:1] if equal else limits) + score.points,
+    )
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
-        missed = f"For {names}, a difference below {limit} could have been missed"
+        missed = f"For {names}, {difference} below {limit} could have been missed"
         if seeds is None or seeds > _MOST_SEEDS:
             many = "more than 10,000" if seeds is None else seeds
             return [
@@ -232,7 +237,7 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
             ]
         if seeds > results["seeds"]:
             return [f"{missed}; to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"]
-    return [f"For {names}, a difference of {limit} or more would have been seen with a probability of 80 %."]
+    return [f"For {names}, {difference} of {limit} or more would have been seen with a probability of 80 %."]
 
 
 def _most_seeds(rows: Sequence[Row], size: str) -> int | None:

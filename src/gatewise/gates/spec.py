@@ -20,6 +20,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.registry import PLACES
 from gatewise.core.schema import Name, convert
+from gatewise.gates.presets import PRESETS, TAG
 from gatewise.gates.registry import gate_spec
 
 GATER = "gaternet"  # a wrapper around the network instead of a gate at a place; its options follow
@@ -261,6 +262,8 @@ class ModelSpec:
     ('resnet18_cifar', {'width': 32}, 'gct:mode=l1@before_conv')
     >>> ModelSpec.from_dict(spec.to_dict()) == spec == ModelSpec.parse(str(spec))
     True
+    >>> str(ModelSpec.parse("gct_resnet50.gatewise:num_classes=4"))  # the name of a preset in timm
+    'resnet50:num_classes=4+gct'
     """
 
     model: str
@@ -279,7 +282,7 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse "model:option=value+gate..."."""
+        """Parse "model:option=value+gate...", or the name of a preset instead of a model."""
         if _validation.check_str("a network", text).strip().startswith(_LOCAL_FOLDER):
             raise errors.InvalidValueError(
                 f"a string cannot contain a local folder, got {text!r}; build the network with "
@@ -289,6 +292,9 @@ class ModelSpec:
         name, options = _name_and_options(head)
         if name in {"", "hf-hub:", "hf_hub:", "timm:"}:
             raise errors.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
+        if preset := PRESETS.get(name.removesuffix(f".{TAG}")):
+            name, *own_gates = preset.split("+")
+            gates = own_gates + gates
         return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())
 
     def __str__(self) -> str:

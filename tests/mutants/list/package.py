@@ -573,6 +573,9 @@ CHANGES = {
         "parse_value": {
             "fractions are read as text": remove("if (fraction := _FRACTION.fullmatch(text)):\n    ..."),
         },
+        "ModelSpec.parse": {
+            "presets of timm are unknown": replace("PRESETS.get(name.removesuffix(f'.{TAG}'))", "None"),
+        },
         "format_value": {
             "true is written as True": replace("value is None or isinstance(value, bool)", "value is None"),
         },

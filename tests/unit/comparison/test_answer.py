@@ -126,6 +126,11 @@ def test_quarter_of_a_point_is_asked_for_where_half_a_point_would_have_been_seen
     )
 
 
+def test_each_gate_has_its_own_limit() -> None:
+    found = answer(results({"none": NONE, "gct": NOISY, "se": ALIKE}, command=False))
+    assert found[1].startswith("For gct and se, differences below 6.2 and 0.54 points could have been missed; 0.5")
+
+
 def test_small_difference_that_would_have_been_seen() -> None:
     found = answer(
         results({"none": NONE, "gct": [v + d for v, d in zip(NONE, [1e-4, -1e-4, 2e-4, 0, -2e-4], strict=True)]})

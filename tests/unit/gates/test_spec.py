@@ -157,6 +157,19 @@ def test_model_in_one_string() -> None:
     assert ModelSpec.parse("resnet20") == ModelSpec("resnet20")
 
 
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("gct_resnet20.gatewise", "resnet20+gct"),
+        ("gct_resnet20:shortcut=A", "resnet20:shortcut=A+gct"),
+        ("gc_resnet50.gatewise:pretrained=true+se@stage_end", "resnet50:pretrained=true+gc+se@stage_end"),
+        ("gater_resnet56.gatewise", "resnet56+gaternet:sites=residual,gater=resnet20"),
+    ],
+)
+def test_preset_of_timm_is_its_network_and_gates(text: str, spec: str) -> None:
+    assert str(ModelSpec.parse(text)) == spec
+
+
 def test_dictionary_holds_plain_values() -> None:
     assert ModelSpec.parse("resnet20:num_classes=5+gct:mode=l1@inner+se").to_dict() == {
         "model": "resnet20",

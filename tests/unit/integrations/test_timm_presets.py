@@ -159,7 +159,7 @@ def test_pretrained_weights_equal_timm_plain_network(name: str) -> None:
 
 
 def test_non_identity_gate_has_no_pretrained_weights() -> None:
-    with pytest.raises(InvalidValueError, match="No pretrained weights exist for se_resnet50"):
+    with pytest.raises(InvalidValueError, match=r"has no pretrained weights.*'resnet50:pretrained=true\+se'"):
         timm.create_model("se_resnet50", pretrained=True)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.gates.presets import PRESETS, TAG
 from gatewise.gates.registry import gate_spec
 from gatewise.gates.spec import ModelSpec
 from gatewise.insertion.tuning import no_weight_decay_names
@@ -24,15 +25,6 @@ from gatewise.models.create import make_model
 _models: Any = _validation.import_optional("timm", "gatewise.integrations.timm").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the registered names
-TAG = "gatewise"
-PRESETS = {
-    "gct_resnet18": "resnet18+gct",
-    "gct_resnet50": "resnet50+gct",
-    "gc_resnet50": "resnet50+gc",
-    "se_resnet50": "resnet50+se",
-    "gct_resnet20": "resnet20+gct",
-    "gater_resnet56": "resnet56+gaternet:sites=residual,gater=resnet20",
-}
 _CIFAR: dict[str, Any] = {
     "input_size": (3, 32, 32),
     "num_classes": 10,
@@ -73,6 +65,12 @@ def _create(
     if spec.model in model_names():
         model = _of_ours(name, spec, config.to_dict(), pretrained=pretrained, **options)
     else:
+        if pretrained and not config.has_weights:
+            gates = "+".join(map(str, spec.gates))
+            raise errors.InvalidValueError(
+                f"{name} has no pretrained weights, because new {gates} gates change the output. To start from those "
+                f"of {spec.model} all the same, use gatewise.make_model('{spec.model}:pretrained=true+{gates}')."
+            )
         options |= {"pretrained": pretrained, "pretrained_cfg": config, "cache_dir": cache_dir}
         model = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
     if names := no_weight_decay_names(model):
