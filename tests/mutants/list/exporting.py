@@ -83,7 +83,7 @@ CHANGES = {
     },
     "exporting/runtime_bench.py": {
         "_Forms.file": {
-            "bench quantises over other images than export": replace("data=self.data", "data=self.data, calibration=8"),
+            "bench makes other files than export": replace("constant=self.images", "constant=8"),
         },
         "_advice": {
             "a network without its gates is recommended": replace("forms.dense_is_another", "False"),

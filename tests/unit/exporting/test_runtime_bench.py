@@ -72,6 +72,7 @@ def test_verdict_names_fastest_of_all_with_its_score_and_fastest_in_float32(
     row = found["batches"]["1"]["int8"]["masked"]["onnxruntime"]
     assert row["dense_over_this"] == pytest.approx([4.0] * 3), "one reference for all precisions"
     assert {name for options in asked for name in options} == {"form", "int8", "constant", "data"}, "as export does"
+    assert {options["constant"] for options in asked} == {None}
     fixed_times(monkeypatch, compact_onnxruntime=1.0)
     assert bench_runtimes(gated, tmp_path, **BOTH)["verdict"] == (
         "one image in float32: deploy compact in ONNX Runtime, 8.00 times as fast as dense in ONNX Runtime (nothing in "

@@ -69,6 +69,11 @@ def read_weights(source: str | Path) -> WeightFile:
 def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the content of a file of torch.save, and the names of the classes in it that are left out."""
     content = read_bytes(file)
+    if not content.startswith(_STARTS):
+        raise errors.DataError(
+            f"{file} is neither a safetensors file nor one of torch.save. Give a run folder, or a file of one of these "
+            f"kinds; an exported network (*.onnx) does not have its weights by name."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
@@ -83,11 +88,6 @@ def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
     try:
         return read_inertly(content)
     except Exception as error:
-        if not content.startswith(_STARTS):
-            raise errors.DataError(
-                f"{file} is neither a safetensors file nor one of torch.save. Give a run folder, or a file of one of "
-                f"these kinds; an exported network (*.onnx) does not have its weights by name."
-            ) from None
         raise errors.DataError(
             f"{file} was not opened: its pickle contains more than tensors and plain values ({reason_of(error)}). If "
             f"you trust the file, open it with the code that wrote it, and save only its state_dict, preferably as "
