@@ -48,8 +48,8 @@ def test_rounding_of_layers_adds_up_to_budget() -> None:
 def test_route_of_a_single_image_trains_on_maps_of_one_position() -> None:
     """A batch norm in training mode rejects one value per channel."""
     torch.manual_seed(0)
-    pooled = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)]
-    net = gw.GaterNet(nn.Sequential(*pooled, nn.Flatten()), routes=3, image_size=(8, 8)).train()
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 8), nn.BatchNorm2d(4), nn.Flatten()]
+    net = gw.GaterNet(nn.Sequential(*layers), routes=3, image_size=(8, 8)).train()
     output = net(images(3), gates=net.routes.float())  # an image of each route
     assert output.shape == (3, 4)
     output.square().sum().backward()

@@ -28,7 +28,8 @@ class Onnx(Format):
     def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
         self.package("onnxscript", "export to ONNX")
         names = [output, "gates"][: len(program.graph_signature.user_outputs)]
-        ((image, *_), _) = program.example_inputs
+        example: Any = program.example_inputs
+        ((image, *_), _) = example
         axes = {axis: name for axis, name in _FREE_AXES.items() if axis < image.dim()}
         exported = torch.onnx.export(
             program,
