@@ -115,6 +115,8 @@ def test_batch_norm_statistics_are_those_of_process_0(trained: Path) -> None:
 def test_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
     results, other = (result_of(trained, rank)["comparison"] for rank in (0, 1))
     assert results == other == json.loads((trained / "of_2/comparison/results.json").read_text())
+    assert results["environment"]["processes"] == "2"
+    assert results["training"]["command"].startswith("torchrun --standalone --nproc-per-node 2 -m gatewise compare ")
     alone = result_of(trained, 0, 1)["comparison"]
     for found, expected in zip(results["variants"], alone["variants"], strict=True):
         assert found["accuracy"] == expected["accuracy"]

@@ -223,10 +223,8 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
         return [f"{names} cannot be tested: the differences of all seeds are equal. Score more images."]
     limits = [f"{row['detectable']['points']:.2g}" for row in tested]
     equal = len(set(limits)) == 1
-    difference, limit = (
-        "a difference" if equal else "differences",
-        _list(limits[:1] if equal else limits) + score.points,
-    )
+    difference = "a difference" if equal else "differences"
+    limit = _list(limits[:1] if equal else limits) + score.points
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
         missed = f"For {names}, {difference} below {limit} could have been missed"

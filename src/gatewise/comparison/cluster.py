@@ -125,12 +125,15 @@ def _no_cluster(address: str, error: Exception) -> errors.InvalidValueError:
     )
 
 
-def check_one_precision(trained: Mapping[str, str]) -> None:
-    """Raise if runs were trained in different precisions; `trained` maps each precision to where it was used."""
+def check_trained_alike(trained: Mapping[str, str]) -> None:
+    """Raise if runs were trained in different precisions; `trained` maps each precision to where it was used.
+
+    A number of processes belongs to the precision.
+    """
     if len(trained) > 1:
         raise errors.InvalidValueError(
-            f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Give one "
-            f"--precision for all runs, and another --out."
+            f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Choose "
+            f"another --out, and train all runs with one --precision and one number of processes."
         )
 
 
@@ -214,7 +217,7 @@ class _Runs:
             )
         if "precision" in outcome:
             self.trained_by.setdefault(outcome["precision"], f"{outcome['precision']} on {outcome['host']}")
-        check_one_precision(self.trained_by)
+        check_trained_alike(self.trained_by)
         finished = self.count - len(self.pending)
         self.progress.say(f"{name} is done on {outcome['host']}; {finished} of {self.count} runs")
 

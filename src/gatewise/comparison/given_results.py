@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.comparison.answer import answer
-from gatewise.comparison.cluster import check_one_precision
+from gatewise.comparison.cluster import check_trained_alike
 from gatewise.comparison.given_score import NAME, GivenScore
 from gatewise.comparison.report import write_report
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
@@ -24,6 +24,7 @@ from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULT
 from gatewise.data.table_files import read_table
 from gatewise.models.serialization import read_config, read_metrics, read_tensors
 from gatewise.training import Recipe, Score, score_named
+from gatewise.training.results import trained_as
 from gatewise.training.run_folder import read_log
 from gatewise.training.runs import stored_task
 from gatewise.training.tasks.base import ACCURACY, Task
@@ -294,14 +295,14 @@ def of_runs(folder: Path) -> Given:
 
     Raises:
         DataError: there are no finished runs, or they have several scores.
-        InvalidValueError: they were trained in different precisions.
+        InvalidValueError: they were trained in different precisions, or by different numbers of processes.
     """
     files = sorted(folder.rglob(f"seed_*/{METRICS}"), key=lambda file: (str(file.parents[1]), _seed(file)))
     if not files:
         raise errors.DataError(f"{folder} has no finished runs; expected VARIANT/seed_N/{METRICS} below it.")
     metrics = {file.parent: read_metrics(file.parent) for file in files}
     names = _variants(list(metrics))
-    check_one_precision({of["precision"]: f"{of['precision']} ({names[run]})" for run, of in metrics.items()})
+    check_trained_alike({trained_as(of): f"{trained_as(of)} ({names[run]})" for run, of in metrics.items()})
     kinds = {of.get("score", ACCURACY.name) for of in metrics.values()}
     if len(kinds) > 1:
         raise errors.DataError(

@@ -17,7 +17,11 @@ from gatewise.comparison.result_table import interval, table
 from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core._validation import listed
 from gatewise.core.files import write_atomically
+from gatewise.core.run_files import RESULTS
+from gatewise.data.folders import counted
 from gatewise.training import score_named
+
+_MOST_CLASSES = 100  # in a table of the page
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:
@@ -38,6 +42,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
                 else []
             ),
             *_further_scores(results),
+            *_scores_by_class(results),
             *_corruptions(results),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
@@ -58,14 +63,14 @@ def _title(results: Mapping[str, Any]) -> str:
 def _lead(results: Mapping[str, Any]) -> str:
     """Return what was trained and how it was scored."""
     score, recipe = score_of(results), results.get("recipe")
-    seeds = f"{results['seeds']} seed{'s' * (results['seeds'] != 1)}"
+    seeds = counted(results["seeds"], "seed")
     direction = f"{'higher' if score.higher_is_better else 'lower'} is better"
     if recipe is None:
         return f"{seeds}; {score.title}, {direction}."
     constant = f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""
     return (
-        f"{recipe['model']}, {recipe['epochs']} epochs, {seeds}, {results['validation_images']} validation images; "
-        f"{score.title} after the last epoch, evaluated in float32.{constant}"
+        f"{recipe['model']}, {counted(recipe['epochs'], 'epoch')}, {seeds}, {results['validation_images']} validation "
+        f"images; {score.title} after the last epoch, evaluated in float32.{constant}"
     )
 
 
@@ -140,6 +145,28 @@ def _further_scores(results: Mapping[str, Any]) -> list[Section]:
         drawings.append(reliability({name: torch.tensor(values) for name, values in bins.items()}))
     text = "Means over seeds with 95 % intervals. Verdicts are about the first score only."
     return [Section("Further scores", text, table=shown, drawings=drawings)]
+
+
+def _scores_by_class(results: Mapping[str, Any]) -> list[Section]:
+    """Return a section for each score that the task has by class."""
+    found: dict[str, dict[str, Any]] = {v["gates"]: v.get("scores", {}) for v in results["variants"]}
+    names = [name for name in next(iter(found.values())) if name.endswith("_by_class")]
+    return [_by_class(name, {gates: scores[name] for gates, scores in found.items()}) for name in names]
+
+
+def _by_class(name: str, found: Mapping[str, Mapping[str, float]]) -> Section:
+    title = name.removesuffix("_by_class").replace("_", " ").replace("iou", "IoU")
+    classes = list(dict.fromkeys(label for scores in found.values() for label in scores))
+    rows = [
+        [
+            Cell(label),
+            *(Cell(f"{100 * of[label]:.2f}", of[label]) if label in of else Cell("-", -1) for of in found.values()),
+        ]
+        for label in classes[:_MOST_CLASSES]
+    ]
+    others = f" {RESULTS} also has the other {len(classes) - len(rows)} classes." if len(classes) > len(rows) else ""
+    text = f"In %, means over seeds.{others}"
+    return Section(f"{title[0].upper()}{title[1:]} by class", text, table=Table(["class", *found], rows))
 
 
 def _corruptions(results: Mapping[str, Any]) -> list[Section]:

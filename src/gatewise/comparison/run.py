@@ -7,7 +7,7 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,10 +55,12 @@ from gatewise.training import (
     build_model,
     check_run_format,
     holds_run,
+    is_finished,
     train,
 )
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.first_facts import first_facts
+from gatewise.training.results import processes_of
 from gatewise.training.trackers import DEFAULT
 
 _GATED = (Gate, GaterNet)
@@ -219,6 +221,9 @@ class _Comparison:
         """Train the runs of the chosen seeds, and return the reason of failure by row."""
         of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in self.runs.items()}
         asked, progress = self.asked, self.progress
+        left = [folder for folders in of_seeds.values() for folder in folders if not is_finished(folder)]
+        if left:
+            _check_same_processes(filter(is_finished, self.recipes), self.processes.count)
         if asked.ray is False:
             return _train_in_turn(of_seeds, self.recipes, self.dataset, asked.workers or 0, progress, asked.track)
         address = asked.ray if isinstance(asked.ray, str) else None
@@ -249,7 +254,7 @@ class _Comparison:
             results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in self.rivals]
         images = len(dataset.train)
         results["training"] = {
-            "command": _command(asked),
+            "command": _command(asked, self.processes.count),
             "images": images,
             "steps": asked.recipe.epochs * (images // min(images, asked.recipe.batch_size)),
             "outputs": list(dataset.classes),
@@ -269,7 +274,7 @@ class _Comparison:
         return choose()
 
 
-def _command(asked: _Asked) -> str:
+def _command(asked: _Asked, processes: int) -> str:
     """Return the command of a comparison, with all options of the recipe that are not defaults."""
     recipe = asked.recipe
     given = {
@@ -281,11 +286,13 @@ def _command(asked: _Asked) -> str:
     given |= {"rivals": ",".join(asked.costs)} if asked.costs else {}
     given |= {} if asked.detect is None else {"detect": asked.detect}
     given |= {"corruptions": True} if asked.corruptions else {}
+    given |= {"ray": asked.ray} if asked.ray else {}
     flags = (
         (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
         for name, value in {**given, "out": asked.out}.items()
     )
-    return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
+    launcher = [] if processes == 1 else ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return shlex.join([*launcher, "gatewise", "compare", *(word for flag in flags for word in flag)])
 
 
 def _train_in_turn(
@@ -382,6 +389,17 @@ def _check_plain(network: nn.Module, model: str) -> None:
             f"none would not be plain: the network {model} has gates of its own ({', '.join(found)}). Name a network "
             f"without gates, and move them into --gates."
         )
+
+
+def _check_same_processes(finished: Iterable[Path], count: int) -> None:
+    """Raise if finished runs were trained by another number of processes than `count`, which trains the others."""
+    for folder in finished:
+        if (other := processes_of(read_metrics(folder))) != count:
+            with_them = f"with torchrun --nproc-per-node {other}" if other > 1 else "without torchrun"
+            raise errors.InvalidValueError(
+                f"{folder} was trained by {other} process{'es' * (other > 1)}, the other runs would be trained by "
+                f"{count}, which changes what BatchNorm learns. Start the command {with_them}, or choose another --out."
+            )
 
 
 def _folder(out: Path, name: str, seed: int) -> Path:

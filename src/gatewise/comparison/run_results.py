@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.analysis.robustness import score_corruptions, summarised
-from gatewise.comparison.cluster import check_one_precision
+from gatewise.comparison.cluster import check_trained_alike
 from gatewise.comparison.rivals import RivalRows
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import statistics
@@ -18,6 +18,7 @@ from gatewise.core.run_files import PREDICTIONS
 from gatewise.data.division import Division
 from gatewise.graph import measure
 from gatewise.training import Progress, Recipe, Score, Task
+from gatewise.training.results import trained_as
 from gatewise.training.runs import Run
 
 SCHEMA = 1
@@ -38,8 +39,8 @@ def results_of_runs(
     baseline = baseline_of(runs)
     opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
     metrics = {name: [run.metrics for run in of_seeds] for name, of_seeds in opened.items()}
-    check_one_precision({
-        run["precision"]: f"{run['precision']} ({name}, seed {seed})"
+    check_trained_alike({
+        trained_as(run): f"{trained_as(run)} ({name}, seed {seed})"
         for name, of_seeds in metrics.items()
         for seed, run in enumerate(of_seeds)
     })

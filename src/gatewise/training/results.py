@@ -40,7 +40,7 @@ def write_results(
         test: its evaluation on the test images, if there are any.
         before: scores of the initial weights, if there are any.
     """
-    trained = f"train_{learner.task.hit.name}"
+    trained, count = f"train_{learner.task.hit.name}", learner.processes.count
     metrics = {
         "score": learner.task.score.name,
         **evaluation.results,
@@ -54,7 +54,7 @@ def write_results(
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),
         **_peak_memory(learner),
         "precision": learner.precision,
-        "environment": environment(learner.accelerator.device),
+        "environment": environment(learner.accelerator.device) | ({"processes": str(count)} if count > 1 else {}),
     }
     if learner.processes.is_main:
         save_model(out, learner.best_model, spec, details)
@@ -71,6 +71,21 @@ def _macs(learner: Learner, details: Mapping[str, Any]) -> dict[str, float]:
         return {"executed_macs": float(macs_per_sample(learner.best_model, image))}
     except Exception:  # of a user's network; a training does not fail for a count
         return {}
+
+
+def trained_as(metrics: Mapping[str, Any]) -> str:
+    """Return how a run was trained, apart from its recipe: runs that differ in it cannot be compared.
+
+    >>> trained_as({"precision": "fp32", "environment": {"processes": "2"}}), trained_as({"precision": "fp32"})
+    ('fp32, 2 processes', 'fp32')
+    """
+    count = processes_of(metrics)
+    return f"{metrics['precision']}, {count} processes" if count > 1 else metrics["precision"]
+
+
+def processes_of(metrics: Mapping[str, Any]) -> int:
+    """Return the number of processes that trained a run."""
+    return int(metrics.get("environment", {}).get("processes", 1))
 
 
 def _peak_memory(learner: Learner) -> dict[str, int]:

@@ -159,7 +159,7 @@ CHANGES = {
         },
         "_Runs._take": {
             "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
-            "runs of different precisions compared": remove("check_one_precision(self.trained_by)"),
+            "runs of different precisions compared": remove("check_trained_alike(self.trained_by)"),
             "a folder of another machine used as one of this machine": replace(
                 "not _is_finished(recipe, folder)", "False"
             ),

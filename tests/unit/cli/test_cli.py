@@ -526,7 +526,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "missing data": ("train --data nowhere --out there", "'nowhere' does not exist"),
     "missing data to compare": ("compare --data nowhere --out there", "'nowhere' does not exist"),
     "data that is a file": ("train --data file --out there", "'file' is a file"),
-    "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got image_size 16"),
+    "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got --image-size 16"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
     "recipe that is none": ("train --recipe file --out there", "file is not a recipe"),
     "out below a file": ("train --out file/run", "gatewise: file is not a folder"),

@@ -547,6 +547,31 @@ def test_runs_of_two_precisions_are_not_compared(done: Comparison, tmp_path: Pat
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
 
 
+def of_two_processes(folder: Path) -> None:
+    metrics = read_metrics(folder)
+    write_metrics(folder, {**metrics, "environment": {**metrics["environment"], "processes": "2"}})
+
+
+def test_runs_of_one_and_two_processes_are_not_compared(done: Comparison, tmp_path: Path) -> None:
+    """BatchNorm sees half of each batch with two processes, so a comparison of both compares launches."""
+    out = shutil.copytree(done.out, tmp_path / "out")
+    choices = [parse_gates(text) for text in GATES]
+    of_two_processes(out / "runs/none/seed_0")
+    with pytest.raises(InvalidValueError, match=r"in fp32 \(.*\) and fp32, 2 processes \(none, seed 0\), which"):
+        compare(RECIPE, choices, 2, out)
+    message = r"none/seed_0 was trained by 2 processes, .* by 1, .* with torchrun --nproc-per-node 2, or choose another"
+    with pytest.raises(InvalidValueError, match=message):
+        compare(RECIPE, choices, 3, out)
+    assert not list(out.glob("runs/*/seed_2")), "checked before the first training"
+
+
+def test_finished_runs_of_two_processes_are_compared_by_one(done: Comparison, few_rounds: None, tmp_path: Path) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    for folder in out.glob("runs/*/seed_*"):
+        of_two_processes(folder)
+    assert compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)["environment"]["processes"] == "2"
+
+
 def test_unwritable_results_error_says_runs_are_kept(done: Comparison, tmp_path: Path) -> None:
     shutil.copytree(done.out, tmp_path / "out")
     (tmp_path / "out" / "results.json").unlink()
