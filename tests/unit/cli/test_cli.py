@@ -281,6 +281,8 @@ def test_training_prints_accuracy_and_run(here: Path, capsys: pytest.CaptureFixt
     metrics = json.loads((here / "run/metrics.json").read_text())
     out, _ = printed(capsys)
     assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epoch, ")
+    macs = metrics["executed_macs"] / 1e6
+    assert f", {metrics['parameters']:,} parameters, {macs:.2f} M multiply-adds per image, " in out
     assert out.strip().endswith("run: run")
 
 
