@@ -59,6 +59,7 @@ _HINTS = {  # by command and by an option that other programs, or other commands
     ("compare", "--learning-rate"): "Did you mean --lr?",
     ("train", "--learning-rate"): "Did you mean --lr?",
 }
+_AFTER_INTERRUPTION = {"train": " with --resume to continue", "compare": " to continue"}  # others begin anew
 _FIRST_STEPS = """\
 gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
 
@@ -174,7 +175,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _print_error(error, 128 + error.signal)
     except KeyboardInterrupt as error:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-        return _print_error("interrupted; run the same command again to continue (train: with --resume)", code)
+        command = next(iter(sys.argv[1:] if arguments is None else arguments))
+        return _print_error(f"interrupted; run the same command again{_AFTER_INTERRUPTION.get(command, '')}", code)
     return 0
 
 

@@ -396,11 +396,23 @@ def test_resume_skips_finished_run_and_starts_missing_run(here: Path, capsys: py
     assert len([line for line in progress.splitlines() if ": epoch 1/1" in line]) == 1
 
 
-def test_interruption_message_says_how_to_resume(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "called", "how"),
+    [
+        ("train --out run", "gatewise.training.train", " with --resume to continue"),
+        ("compare --out run", "gatewise.comparison.compare", " to continue"),
+        ("check --data digits", "gatewise.data.inventory.take_inventory", ""),
+    ],
+)
+def test_interruption_message_says_how_to_continue(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, called: str, how: str
 ) -> None:
-    recipe_of(monkeypatch, "train")
-    assert printed(capsys)[1].startswith("gatewise: interrupted; run the same command again")
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(called, interrupt)
+    assert run(words.split()) == 130
+    assert printed(capsys)[1] == f"gatewise: interrupted; run the same command again{how}\n"
 
 
 @pytest.mark.parametrize(
