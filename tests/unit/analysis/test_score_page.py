@@ -105,7 +105,8 @@ def test_page_of_other_images_has_a_name_of_its_own(
         printed = capsys.readouterr().out
         assert printed.splitlines()[-1] == f"page: {page}"
         assert page.is_file()
-        assert "for comparison: always 'one' scores 33.33 % accuracy" in printed
+        share = "35.71" if page.stem.endswith("train") else "33.33"  # 5 of 14 images, or a third of all
+        assert f"for comparison: always 'one' scores {share} % accuracy" in printed
 
 
 def test_images_that_cannot_be_read_are_left_out_on_request(
