@@ -19,6 +19,7 @@ from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
 from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.gates.spec import parse_gates
+from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_gater, load_model
 from gatewise.training import Progress, Recipe, from_recipe, initial, train
 from support.few_digits import QUICK, few_digits, few_rounds  # noqa: F401 - fixtures
@@ -68,9 +69,24 @@ def test_budget_that_was_missed_is_said(tmp_path: Path) -> None:
     assert describe_open_fraction(0.9, None) == "0.900"
 
 
-def test_plain_network_has_no_gater_columns(tmp_path: Path) -> None:
-    trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=1))
+def test_plain_network_has_its_macs_and_no_gater_columns(tmp_path: Path) -> None:
+    metrics = train(dataclasses.replace(RECIPE, epochs=1), tmp_path / "run", dataset=DATASET)
     assert "open_fraction" not in log(tmp_path / "run")[0]
+    assert metrics["executed_macs"] == macs_per_sample(load_model(tmp_path / "run")[0], torch.zeros(1, 1, 8, 8))
+
+
+def test_warnings_about_gates_that_no_longer_hold_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = iter([["no gate depends on the image"], [], [], []])
+    monkeypatch.setattr("gatewise.training.learner.gate_warnings", lambda *_: next(found))
+    train(dataclasses.replace(GATED, epochs=3), tmp_path / "run", dataset=DATASET, progress=Progress())
+    said = capsys.readouterr().err.splitlines()
+    about = [line for line in said if "warning" in line and "steps" not in line and "validation" not in line]
+    assert about == [
+        "warning: no gate depends on the image",
+        "the warnings after epoch 1 no longer hold: the gates have no problem now",
+    ]
 
 
 def test_controller_gets_length_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,15 @@ def test_gates_that_are_no_routes_raise(tmp_path: Path, gate: str, given: str, m
     assert not (tmp_path / "run").exists()
 
 
+def test_more_routes_than_images_raise_before_the_training(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(ROUTED, gate="gaternet:routes=49,budget=0.5")
+    with pytest.raises(
+        InvalidValueError, match=r"images from which they are computed, 48, got 49\. Choose fewer routes"
+    ):
+        train(recipe, tmp_path / "run", dataset=DATASET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_gating_loses_is_printed(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=1, init=str(plain))
     metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())

@@ -196,5 +196,7 @@ def _discard_standard_output() -> None:
 
 
 def _print_error(error: object, code: int) -> int:
-    print(f"gatewise: {' '.join(str(error).split())}", file=sys.stderr)
+    from gatewise.cli.recipe_flags import with_names_of_flags
+
+    print(f"gatewise: {with_names_of_flags(' '.join(str(error).split()))}", file=sys.stderr)
     return code

@@ -55,7 +55,7 @@ def compact(
     score = score_named(metrics["score"])
     print(Compaction.from_dict(metrics["compaction"]))
     macs = [f"{metrics[name] / 1e6:.2f} M" for name in ("executed_macs_before", "executed_macs")]
-    print(f"{macs[0]} MACs executed per image -> {macs[1]}, those of open filters and of the gater")
+    print(f"{macs[0]} multiply-adds per image -> {macs[1]} (open filters and gater)")
     before, after = metrics[f"{score.name}_before"], metrics[score.name]
     print(f"{score.title} {score.text(before)} -> {score.text(after)}; run: {out}")
     if "open_fraction" not in metrics:
@@ -71,7 +71,7 @@ def bench(
     batch_sizes: str = "1,8,32",
     rounds: Integer = 15,
     threads: Integer | None = None,
-    images: Integer = 1000,
+    images: Integer | None = None,
     runtimes: str | None = None,
     precisions: str = "float32",
     plain: Path | None = None,
@@ -101,7 +101,7 @@ def bench(
     threads
         Number of torch threads [torch's default].
     images
-        Number of training images over which constant gates are found for compaction.
+        Number of training images over which constant gates are found for compaction [1000; with --runtimes all].
     runtimes
         Runtimes to compare, separated by commas: torch, compile, onnxruntime, openvino. Each form is timed in each of
         them, and the results are in bench-runtimes.json.
@@ -125,9 +125,10 @@ def bench(
         return
     if plain is not None or precisions != "float32":
         raise errors.InvalidValueError("--plain and --precisions are for --runtimes. Give it too, or omit them.")
-    sizes = [_number(text) for text in batch_sizes.split(",")]
-    options: Any = {"rounds": rounds, "threads": threads, "images": images, "data": data, "progress": Progress()}
-    results = bench_run(run, out, batch_sizes=sizes, **options)
+    options: Any = {"rounds": rounds, "threads": threads, "data": data, "progress": Progress()}
+    if images is not None:
+        options["images"] = images
+    results = bench_run(run, out, batch_sizes=_batch_sizes(batch_sizes), **options)
     if json_output:
         print(json.dumps(results, indent=2))
         return
@@ -135,7 +136,10 @@ def bench(
     macs, files = results["macs"], ["bench.json"]
     if "executed" in macs:
         print("dense: all filters, no gater; masked: all filters, multiplied by the gates; skipped: open filters only")
-        print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+        print(
+            f"{macs['executed'] / 1e6:.2f} M multiply-adds per image (open filters and gater), "
+            f"{macs['dense'] / 1e6:.2f} M dense"
+        )
     if "curve" in results:
         files.append("bench.svg")
     for form, reason in results.get("omitted", {}).items():
@@ -173,7 +177,7 @@ def _bench_runtimes(
     batch_sizes: str,
     rounds: int,
     threads: int | None,
-    images: int,
+    images: int | None,
     runtimes: str,
     precisions: str,
     plain: Path | None,
@@ -181,6 +185,7 @@ def _bench_runtimes(
     json_output: bool,
 ) -> None:
     from gatewise.exporting.runtime_bench import FILE, bench_runtimes
+    from gatewise.exporting.runtimes import PRECISIONS
     from gatewise.training import Progress, score_named
 
     results = bench_runtimes(
@@ -189,7 +194,7 @@ def _bench_runtimes(
         runtimes=[name.strip() for name in runtimes.split(",")],
         precisions=[name.strip() for name in precisions.split(",")],
         plain=plain,
-        batch_sizes=[_number(text) for text in batch_sizes.split(",")],
+        batch_sizes=_batch_sizes(batch_sizes),
         rounds=rounds,
         threads=threads,
         images=images,
@@ -200,21 +205,26 @@ def _bench_runtimes(
         print(json.dumps(results, indent=2))
         return
     print_table(runtimes_table(results))
+    exact = next(name for name in PRECISIONS if all(name in found for found in results["batches"].values()))
+    print(f"dense: all filters, no gater, no gates; (x): times as fast as the fastest dense form in {exact}")
     for form, scores in results["scores"].items():
         if "score" in scores:
             score = score_named(scores["score"])
             print(f"{form}, {score.title}: {score.text(scores['float32'])}, in int8 {score.text(scores['int8'])}")
+    omitted: dict[str, list[str]] = {}
     for what, reason in results["omitted"].items():
-        print(f"{what} was not timed: {reason}")
+        omitted.setdefault(reason, []).append(what)
+    for reason, what in omitted.items():
+        print(f"{', '.join(what)} {'was' if len(what) == 1 else 'were'} not timed: {reason}")
     print(f"{results['environment']['hardware']}; {results['verdict']}")
     print(f"written: {((out or run) / FILE).resolve()}")
 
 
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise errors.InvalidValueError(f"--batch-sizes must be integers such as 1,8,32, got {text!r}.") from None
+def _batch_sizes(text: str) -> list[int]:
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise errors.InvalidValueError(f"--batch-sizes must be integers from 1 on, such as 1,8,32, got {text!r}.")
+    return [*map(int, sizes)]
 
 
 @app.command
@@ -224,7 +234,7 @@ def export(
     *,
     out: Path,
     to: Annotated[str, Parameter(help=literal(f"Format of the file: {description()['formats']['written']}."))] = "onnx",
-    form: str = "masked",
+    form: str | None = None,
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
     routes: Integer | None = None,
@@ -249,15 +259,16 @@ def export(
     form
         masked computes all filters and multiplies them by the gates; compact first removes the filters that are closed
         for all training images; skip computes only the open filters, selected inside the graph; routes, for a network
-        with routes, has a dense network for each route, and each image runs through one of them.
+        with routes, has a dense network for each route, and each image runs through one of them [routes for a network
+        that has routes or is given --routes, otherwise masked].
     images
         Number of validation images to compare on.
     int8
         Quantise convolutions and matrix products to int8 (onnx; masked, compact and routes), and score the file before
         and after on all validation images.
     routes
-        With form routes, for a network that was trained without: number of routes, which are found by clustering the
-        gates of the training images. The score with and without them is printed. To train them further, give the run
+        For a network that was trained without routes: number of routes, which are found by clustering the gates of the
+        training images. The score with and without them is printed. To train them further, give the run
         to gatewise train as --init, with as many --routes.
     split
         With form routes: write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx, for runtimes

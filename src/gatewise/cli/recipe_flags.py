@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import operator
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -80,6 +81,24 @@ def recipe_flags(name: str, *sections: str, omitted: Sequence[str] = ()) -> type
             fields.append((field["name"], Annotated[kind, parameter], dataclasses.field(default=None)))
     # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
     return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
+
+
+def with_names_of_flags(message: str) -> str:
+    """Return a message about fields of the recipe with the flags that set them.
+
+    >>> with_names_of_flags("got a batch of 7. Choose another batch_size, or set task to segment.")
+    'got a batch of 7. Choose another --batch-size, or give --task segment.'
+    >>> with_names_of_flags("config.json has no 'image_size'; in Python Segmenter(image_size=32)")
+    "config.json has no 'image_size'; in Python Segmenter(image_size=32)"
+    """
+    names = [field["name"] for field in description()["recipe"]]
+    message = re.sub(rf"\bset ({'|'.join(names)}) to\b", lambda found: f"give {_flag(found[1])}", message)
+    in_code = "|".join(name for name in names if "_" in name)  # these are no English words
+    return re.sub(rf"(?<![\w'\"./=-])({in_code})(?![\w'\"(/=])", lambda found: _flag(found[1]), message)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def with_flags(file: Path | None, flags: Any) -> "Recipe":

@@ -105,21 +105,27 @@ def train(
         score, epochs = score_named(metrics["score"]), metrics["epochs"]
         print(
             f"{score.title} {score.text(metrics[score.name])} after {epochs} {'epoch' if epochs == 1 else 'epochs'}, "
-            f"{_work_done(metrics)}"
+            f"{_work_done(metrics)}, "
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
 
 
 def _work_done(metrics: dict[str, Any]) -> str:
-    """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
-    if "open_fraction" not in metrics:
-        return ""
-    from gatewise.gaternet.budget import describe_open_fraction
+    """Return parameters and multiply-adds per image of a network, and open and dependent gates of a GaterNet."""
+    parts: list[str] = []
+    executed = ""
+    if "open_fraction" in metrics:
+        from gatewise.gaternet.budget import describe_open_fraction
 
-    open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
-    dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
-    shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
-    return f"{open_fraction} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+        open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
+        parts.append(f"{open_fraction} of the gated filters' multiply-adds open")
+        if "dependent_gates" in metrics:  # missing in runs of earlier versions
+            parts.append(f"{100 * metrics['dependent_gates']:.0f} % of the gates depend on the image")
+        executed = " (open filters and gater)"
+    parts.append(f"{metrics['parameters']:,} parameters")
+    if "executed_macs" in metrics:
+        parts.append(f"{metrics['executed_macs'] / 1e6:.2f} M multiply-adds per image{executed}")
+    return ", ".join(parts)
 
 
 @app.command

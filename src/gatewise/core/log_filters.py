@@ -31,14 +31,18 @@ def without_logs_of(library: str) -> Generator[None]:
     """Print no records of a library's loggers that this thread writes while the block runs.
 
     Args:
-        library: name of the logger that has the library's handlers, such as "torch".
+        library: name of the library's logger, such as "torch"; loggers below it may have handlers of their own.
     """
     own = threading.get_ident()
 
     def of_others(record: logging.LogRecord) -> bool:
         return record.thread != own
 
-    handlers = list(logging.getLogger(library).handlers)
+    known = [
+        logger for logger in list(logging.Logger.manager.loggerDict.values()) if isinstance(logger, logging.Logger)
+    ]
+    own_loggers = [logger for logger in known if f"{logger.name}.".startswith(f"{library}.")]
+    handlers = [handler for logger in own_loggers for handler in logger.handlers]
     for handler in handlers:
         handler.addFilter(of_others)
     try:

@@ -4,9 +4,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gatewise.core import _validation
@@ -14,9 +15,11 @@ from gatewise.data.broken import left_out_note
 from gatewise.data.division import Division
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.load import DataSource
-from gatewise.data.pairs import SegmentationDataset
+from gatewise.data.masks import IGNORED, with_background
+from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.raster import read_raster
 
+_IGNORED = "ignored"  # entry of the pixels without a class
 _MANY = 12  # classes; with more, only the largest and the smallest are named
 
 
@@ -32,6 +35,7 @@ class Inventory:
         near: names of pairs of images in different splits that look the same, but are other bytes.
         broken: name of each image that cannot be read, with the reason.
         stops: whether a training with the same options stops at such an image.
+        pixel_counts: number of pixels of each class in the masks of each split, with "ignored"; {} without masks.
     """
 
     dataset: Dataset | SegmentationDataset
@@ -41,6 +45,7 @@ class Inventory:
     near: list[tuple[str, str]]
     broken: list[tuple[str, str]]
     stops: bool = False
+    pixel_counts: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
     @property
     def details(self) -> dict[str, Any]:
@@ -51,6 +56,7 @@ class Inventory:
             "images": {name: len(split) for name, split in _splits(dataset).items()},
             "classes": list(dataset.classes),
             "counts": self.counts,
+            "pixel_counts": self.pixel_counts,
             "largest_class": self._largest,
             "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes.most_common()],
             "channels": dataset.channels,
@@ -104,7 +110,7 @@ class Inventory:
         if not self.counts:
             names = _validation.listed(list(self.dataset.classes), _MANY)
             if isinstance(self.dataset, SegmentationDataset):
-                return [f"classes of pixels: {names}"]
+                return [f"classes of pixels: {len(self.dataset.classes)}", *self._shares()]
             labels = self.dataset.train.labels
             ranges = zip(self.dataset.classes, labels.amin(0).tolist(), labels.amax(0).tolist(), strict=True)
             return [f"numbers: {names}", *(f"  {name}: {low:g} to {high:g} in train" for name, low, high in ranges)]
@@ -121,6 +127,20 @@ class Inventory:
                 f"always saying {largest['class']} would be right for {100 * largest['share']:.1f} % of validation"
             )
         return lines
+
+    def _shares(self) -> list[str]:
+        """Return the share of each class in the pixels that are not ignored, and that of the ignored in all."""
+        totals = {split: sum(counts.values()) for split, counts in self.pixel_counts.items()}
+        kept = {split: totals[split] - counts[_IGNORED] for split, counts in self.pixel_counts.items()}
+        return [
+            f"  {name}: "
+            + ", ".join(
+                f"{100 * counts[name] / max(1, (totals if name == _IGNORED else kept)[split]):.2f} % of {split}"
+                for split, counts in self.pixel_counts.items()
+            )
+            for name in self.pixel_counts["train"]
+            if name != _IGNORED or any(counts[name] for counts in self.pixel_counts.values())
+        ]
 
     def _sizes(self) -> list[str]:
         if not self.sizes:
@@ -152,9 +172,12 @@ def take_inventory(source: DataSource) -> Inventory:
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
     sizes: Counter[tuple[int, int]] = Counter()
     pixels: Counter[str] = Counter()
+    pixel_counts: dict[str, dict[str, int]] = {}
     alike: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, split in _splits(dataset).items():
         files = split.images if not isinstance(split, Images | EncodedImages) else getattr(split, "files", None)
+        if isinstance(split, SegmentationSplit):
+            pixel_counts[name] = _pixel_counts(split, with_background(dataset.classes))
         for index in range(len(split)):
             picture = split.picture(index)
             sizes[picture.width, picture.height] += 1
@@ -167,7 +190,7 @@ def take_inventory(source: DataSource) -> Inventory:
     division = dataset.division
     broken = list(division.skipped) if division is not None else []
     stops = source.reading.on_broken != "skip"
-    return Inventory(dataset, counts, sizes, pixels, _across(alike, division), broken, stops)
+    return Inventory(dataset, counts, sizes, pixels, _across(alike, division), broken, stops, pixel_counts)
 
 
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding
@@ -182,6 +205,14 @@ def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
     """Return the number of images of each class, for indices (N,) or 0 and 1 (N, classes)."""
     counts = labels.bincount(minlength=len(classes)) if labels.ndim == 1 else labels.sum(0)
     return dict(zip(classes, map(int, counts.tolist()), strict=True))
+
+
+def _pixel_counts(split: SegmentationSplit, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of pixels of each class in the masks of a split, and of those that are ignored."""
+    counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+    for index in range(len(split)):
+        counts += split.mask(index).flatten().long().bincount(minlength=IGNORED + 1)
+    return dict(zip([*classes, _IGNORED], [*counts[: len(classes)].tolist(), int(counts[IGNORED])], strict=True))
 
 
 def difference_hash(picture: Any) -> int | None:

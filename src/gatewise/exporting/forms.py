@@ -1,6 +1,7 @@
 """The forms in which a network is exported: what its file does with closed filters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,11 +14,32 @@ from gatewise.gaternet import GaterNet, run_with_gates
 FORMS = ("masked", "compact", "skip", "routes")
 
 
-def check_form(name: str, net: nn.Module, form: str) -> None:
-    """Raise `InvalidValueError` if a network does not have a form."""
+def chosen_form(name: str, net: nn.Module, form: str | None, *, of_routes: Mapping[str, bool]) -> str:
+    """Return the form of a network's file: the given one, or "routes" if it has or is given routes, else "masked".
+
+    Args:
+        name: name of the network, for the error messages.
+        net: the network.
+        form: the form, or None.
+        of_routes: options of the form "routes", and whether each is given.
+
+    Raises:
+        InvalidValueError: the network does not have the form, or an option of routes is given for another one.
+    """
+    routes: Any = net.routes if isinstance(net, GaterNet) else None
+    if form is None:
+        form = "routes" if routes is not None or any(of_routes.values()) else "masked"
     _validation.check_one_of("form", form, FORMS)
     if form != "masked" and not isinstance(net, GaterNet):
         raise errors.InvalidValueError(f"{name} has no gater, so it has only the form masked. Choose form masked.")
+    if form != "routes" and routes is not None and len(routes) > 1:
+        raise errors.InvalidValueError(f"{name} has routes, so its file has only the form routes. Choose form routes.")
+    for option, is_given in of_routes.items():
+        if is_given and form != "routes":
+            raise errors.InvalidValueError(
+                f"{option} is for the form routes, got form {form}. Omit it, or set form routes."
+            )
+    return form
 
 
 class WithGates(nn.Module):

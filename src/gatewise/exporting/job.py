@@ -1,8 +1,9 @@
 """Write a network in one form to a file, after the file was compared with the network."""
 
+import io
 import os
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core.files import write_atomically
 from gatewise.core.loaders import Loader
-from gatewise.core.reasons import as_data_error
+from gatewise.core.log_filters import without_logs_of
+from gatewise.core.reasons import reason_of
 from gatewise.exporting.agreement import agreement, check_agreement
 from gatewise.exporting.formats.registry import Format
 from gatewise.exporting.forms import Readable, WithGates
 from gatewise.exporting.program import exported_program
 from gatewise.exporting.quantisation import Int8
+from gatewise.graph.unreadable import values_decide
 from gatewise.inference import ConditionalNet, compact
 from gatewise.inference.routed import RoutedNet
 
@@ -116,10 +119,9 @@ class Job:
 
     def content(self, network: nn.Module, chosen: Format, details: dict[str, Any], output: str) -> bytes:
         """Return the content of a file with this network."""
-        failed = f"cannot write this network for {chosen.name}"  # an operation that torch or the format does not have
         example = self.example if len(self.example) > 1 else torch.cat([self.example, self.example])
-        with as_data_error("torch", failed, "Choose another format (to) or form.", kind=errors.InvalidValueError):
-            forms = chosen.takes_export_forms
+        forms = chosen.takes_export_forms
+        with _naming_what_failed(chosen):
             program = exported_program(network, example, free_size=self.any_size, export_forms=forms)
             return chosen.write(program, details, output)
 
@@ -186,6 +188,26 @@ def _quantised(out: Path, chosen: Format, content: bytes, images: Iterable[Tenso
         write_atomically(file, content)
         chosen.quantise(file, images)
         return file.read_bytes()
+
+
+@contextmanager
+def _naming_what_failed(chosen: Format) -> Generator[None]:
+    """Convert exceptions of torch to one line."""
+    failed = f"cannot write this network for {chosen.name}"
+    try:
+        with without_logs_of("torch"), redirect_stderr(io.StringIO()):  # torch also prints the graph
+            yield
+    except errors.GatewiseError:
+        raise
+    except Exception as error:  # an operation that torch or the format does not have
+        if not values_decide(error):
+            raise errors.InvalidValueError(
+                f"torch {failed} ({reason_of(error)}). Choose another format (to) or form."
+            ) from None
+        raise errors.InvalidValueError(
+            f"torch {failed}: values that it computes decide which operations run, as in `if x.sum() > 0`. Choose by "
+            f"operations on tensors, such as torch.where."
+        ) from None
 
 
 def _beside(out: Path) -> Path:

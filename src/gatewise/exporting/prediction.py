@@ -57,6 +57,11 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
+            if absent := [name for name in ("classes", "mean", "std") if config.get(name) is None]:
+                raise errors.DataError(
+                    f"{source} has no {', '.join(absent)}, which predictions need. Export it again with "
+                    f"gatewise.export(..., classes=[...], mean=[...], std=[...]), of pixels from 0 to 255."
+                )
             check_image_entries(source, config)
             pixel_format = PixelFormat.of_config(source, config)
             return cls(exported, stored_task(source, config), config, pixel_format, torch.device("cpu"))

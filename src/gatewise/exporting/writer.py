@@ -15,7 +15,7 @@ from gatewise.core.files import check_file_writable
 from gatewise.core.loaders import Loader, batches_of, first_batches
 from gatewise.core.types import main_output, tensors_of
 from gatewise.exporting.formats.registry import Format, describe_formats, format_named, format_of, formats
-from gatewise.exporting.forms import check_form
+from gatewise.exporting.forms import chosen_form
 from gatewise.exporting.job import Job
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.quantisation import Int8
@@ -34,7 +34,7 @@ def export(
     out: str | Path,
     *,
     example: Tensor,
-    form: str = "masked",
+    form: str | None = None,
     to: str | None = None,
     loader: Loader | None = None,
     int8: Loader | None = None,
@@ -57,7 +57,8 @@ def export(
         model: the network, with one tensor as output, which is exported in eval mode on the CPU.
         out: file to write, with the suffix of the format.
         example: images (N, C, H, W) as the network takes them.
-        form: "masked", or for a `GaterNet` also "compact", "skip" or "routes".
+        form: "masked", or for a `GaterNet` also "compact", "skip" or "routes"; None is "routes" for a net that has
+            routes or is given some, and otherwise "masked".
         to: a registered format; None is that of the suffix.
         loader: batches of images on which the file is compared with the network, and over which the form "compact"
             finds constant gates. None takes the example.
@@ -85,10 +86,10 @@ def export(
     """
     out, net = Path(out), unwrapped("export", model)
     named = format_of(out) if to is None else None
-    chosen = _checked_format(out, named.name if named else to or "onnx", form, int8=int8 is not None)
-    _check_of_routes(form, split=split, routes=routes is not None)
+    chosen = _checked_format(out, named.name if named else to or "onnx")
     _validation.check_integer_at_least(1, images=images, calibration=calibration)
-    check_form(type(net).__name__, net, form)
+    form = chosen_form(type(net).__name__, net, form, of_routes={"routes": routes is not None, "split": split})
+    _check_format_has(chosen, form, int8=int8 is not None)
     (batch, _), *_ = batches_of([example], "export")
     compared = [part for part, _ in first_batches(batch if loader is None else loader, images, "export")]
     if form == "compact" and loader is None:
@@ -114,12 +115,13 @@ def export_run(
     out: str | Path,
     *,
     to: str = "onnx",
-    form: str = "masked",
+    form: str | None = None,
     images: int = 256,
     int8: bool = False,
     routes: int | None = None,
     split: bool = False,
     calibration: int = 512,
+    constant: int | None = None,
     data: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -138,6 +140,7 @@ def export_run(
             are closed for all training images, and freezes the gates that are always open; "skip" selects the open
             filters inside the graph, so that a batch computes only filters that are open for one of its images;
             "routes", for a network with routes, has a dense network for each route and runs those that images take.
+            None is "routes" for a network that has routes or is given some, and otherwise "masked".
         images: number of validation images to compare on.
         int8: quantise the exported file to int8, and compute the score before and after on all validation images.
         routes: for the form "routes" of a network that was trained without: number of routes, which are found by
@@ -145,6 +148,7 @@ def export_run(
             trains them further.
         split: for the form "routes": write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx.
         calibration: number of training images over which the range of each activation is measured, for int8.
+        constant: number of training images over which constant gates are found for the form "compact"; None takes all.
         data: data set to use instead of the run's own.
         progress: where to show progress; None shows nothing.
 
@@ -163,17 +167,18 @@ def export_run(
         TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
     """
     out = Path(out)
-    chosen = _checked_format(out, to, form, int8=int8)
-    _check_of_routes(form, split=split, routes=routes is not None)
+    chosen = _checked_format(out, to)
     _validation.check_integer_at_least(2, images=images)
     _validation.check_integer_at_least(1, calibration=calibration)
-    run = _open(folder, data, form)
+    run = _open(folder, data)
+    form = chosen_form(str(folder), run.model, form, of_routes={"routes": routes is not None, "split": split})
+    _check_format_has(chosen, form, int8=int8)
     details = _details(run) | ({"int8": {"calibration": calibration}} if int8 else {})
     job = Job(
         run.model.eval(),
         next(iter(run.first(2))),
         run.first(images),
-        run.of("train").first(),
+        run.of("train").first(constant),
         details,
         run.task.output,
         any_size=run.task.any_size,
@@ -232,16 +237,9 @@ def _written(
     return job.write_routes(out, chosen, RoutedNet(job.net, routes), int8, say, split=split)
 
 
-def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
+def _checked_format(out: Path, to: str) -> Format:
+    """Return a format; raise `InvalidValueError` if it is unknown or the file has another suffix."""
     chosen = format_named(to)
-    if form == "routes" and not chosen.composes:
-        able = " or ".join(each.name for each in formats() if each.composes)
-        raise errors.InvalidValueError(f"form routes needs format {able}, got {to}.")
-    if int8 and (not chosen.quantises or form == "skip"):
-        able = " or ".join(each.name for each in formats() if each.quantises)
-        raise errors.InvalidValueError(
-            f"int8 needs format {able} and form masked, compact or routes, got {to} and {form}."
-        )
     if out.suffix != chosen.suffix:
         raise errors.InvalidValueError(
             f"a file of format {to} must be named *{chosen.suffix}, got {out.name}. Rename it, or choose another "
@@ -251,20 +249,22 @@ def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
     return chosen
 
 
-def _check_of_routes(form: str, **given: bool) -> None:
-    """Raise `InvalidValueError` if an option of the form "routes" is given for another form."""
-    for name, is_given in given.items():
-        if is_given and form != "routes":
-            raise errors.InvalidValueError(
-                f"{name} is for the form routes, got form {form}. Omit it, or set form routes."
-            )
+def _check_format_has(chosen: Format, form: str, *, int8: bool) -> None:
+    """Raise `InvalidValueError` if a format does not have a form, or not in int8."""
+    if form == "routes" and not chosen.composes:
+        able = " or ".join(each.name for each in formats() if each.composes)
+        raise errors.InvalidValueError(f"form routes needs format {able}, got {chosen.name}.")
+    if int8 and (not chosen.quantises or form == "skip"):
+        able = " or ".join(each.name for each in formats() if each.quantises)
+        raise errors.InvalidValueError(
+            f"int8 needs format {able} and form masked, compact or routes, got {chosen.name} and {form}."
+        )
 
 
-def _open(folder: str | Path, data: str | None, form: str) -> Run:
+def _open(folder: str | Path, data: str | None) -> Run:
     """Open a run with its images, on the CPU."""
     run = Run.open(folder, data).checked()
     run.check_has_images(" to compare outputs")
-    check_form(str(folder), run.model, form)
     run.model.cpu()
     return run
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gatewise import errors
-from gatewise.core.merging import merged
+from gatewise.core.merging import halves, merged
 from gatewise.core.types import Output
 from gatewise.gaternet.hooks import GateContext
 from gatewise.gaternet.route_norms import RouteNorms
@@ -159,10 +159,16 @@ class Routes(nn.Module):
         used: list[int] = route.unique().tolist()
         rows = [(route == number).nonzero().flatten() for number in used]
         outputs = [
-            self._run_group(backbone, context, x[own], number, gates[own])
+            self._run_route(backbone, context, x[own], number, gates[own])
             for number, own in zip(used, rows, strict=True)
         ]
         return merged(outputs, [own.cpu().numpy() for own in rows])
+
+    def _run_route(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
+        """Run the images of a route; a single one twice in training, since batch norms reject one value per channel."""
+        if self.training and len(x) == 1:
+            return halves(self._run_group(backbone, context, torch.cat([x, x]), route, torch.cat([gates, gates])))[0]
+        return self._run_group(backbone, context, x, route, gates)
 
     def _run_group(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         context.set_gates(gates)

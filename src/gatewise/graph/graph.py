@@ -33,14 +33,15 @@ class Graph:
     Args:
         model: the network; it is not changed.
         example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
+        by_type: whether the caller can select layers by their type instead, for the message if it cannot be read.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> [op.kind for op in Graph(net).operations]
     ['input', 'conv', 'other', 'output']
     """
 
-    def __init__(self, model: nn.Module, example: Example = None) -> None:
-        self.model, self.example = model, example
+    def __init__(self, model: nn.Module, example: Example = None, *, by_type: bool = False) -> None:
+        self.model, self.example, self.by_type = model, example, by_type
 
     @classmethod
     def of(cls, caller: str, model: "nn.Module | Graph", example: Example = None) -> "Graph":
@@ -57,7 +58,7 @@ class Graph:
         """
         if not isinstance(model, Graph):
             _validation.check_module(caller, model)
-            return cls(model, example)
+            return cls(model, example, by_type=True)
         if example is not None:
             raise errors.InvalidValueError(
                 f"{caller}: a Graph has its own example; give example= to Graph(model, ...)."
@@ -71,7 +72,7 @@ class Graph:
         Raises:
             ValueError: the structure of the network cannot be read.
         """
-        return trace(self.model, self.example)
+        return trace(self.model, self.example, by_type=self.by_type)
 
     @functools.cached_property
     def modules(self) -> dict[str, nn.Module]:

@@ -202,12 +202,13 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     return [torch.zeros((2, *shape), device=anchor.device, dtype=anchor.dtype) for shape in shapes]
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> list[Op]:
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None, *, by_type: bool = False) -> list[Op]:
     """Return the operations of `model` in the order of execution, without those of gates.
 
     Args:
         model: the network; it is not changed.
         example: an input, or a tuple of all inputs; None guesses the size from the model.
+        by_type: whether the caller can select layers by their type instead, for the error message.
 
     Raises:
         ValueError: if both torch.export and torch.fx fail; the message contains both reasons.
@@ -234,7 +235,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                     failures.setdefault(shapes, []).append(error.with_traceback(None))
                     if values_decide(error):
                         break  # they do so for every size
-    raise errors.InvalidValueError(f"cannot read the structure of {type(model).__name__} {why_unreadable(failures)}")
+    why = why_unreadable(failures, by_type=by_type)
+    raise errors.InvalidValueError(f"cannot read the structure of {type(model).__name__} {why}")
 
 
 def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -4,18 +4,19 @@ import textwrap
 from typing import Any
 
 _DEPENDS = "computed values decide which layers run"
-_PART = "insert into the part of the network that takes one tensor, such as its backbone"
+_PART = "use the part of the network that takes one tensor, such as its backbone"
 _SELECT = "select the convolutions with before=torch.nn.Conv2d"
 
 
-def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
+def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]], *, by_type: bool) -> str:
     """Return the reasons and the advice.
 
     Args:
         failures: the exceptions of torch.export and torch.fx, by the shapes of the tensors that the network was given.
+        by_type: whether the caller can select layers by their type instead, which needs no graph.
 
-    >>> why_unreadable({((2, 3, 8, 8),): [ValueError("a data-dependent expression")]})[:64]
-    '(on (2, 3, 8, 8): computed values decide which layers run). Sele'
+    >>> why_unreadable({((2, 3, 8, 8),): [ValueError("a data-dependent expression")]}, by_type=True)[:64]
+    '(on (2, 3, 8, 8): computed values decide which layers run). Use '
     """
     if not failures:
         guess = "(it has no convolution, from which an input could be guessed)"
@@ -26,9 +27,12 @@ def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
         words = dict.fromkeys(_reason(error) for error in by_forward[-1:] or tried)
         reasons.append(f"{' and '.join(map(str, shapes)) or 'no tensor'}: {'; '.join(words)}")
     found = "; on ".join(reasons)
-    if all(_DEPENDS in reason for reason in reasons):
-        return f"(on {found}). S{_SELECT[1:]}; or {_PART}."
-    return f"(on {found}). Pass a valid input as example=; or {_PART}; or {_SELECT}."
+    advice = [_PART]
+    if not all(_DEPENDS in reason for reason in reasons):
+        advice.insert(0, "pass a valid input as example=")
+    if by_type:
+        advice.append(_SELECT)
+    return f"(on {found}). {advice[0].capitalize()}{''.join(f'; or {other}' for other in advice[1:])}."
 
 
 def values_decide(error: Exception) -> bool:

@@ -100,9 +100,10 @@ class Compaction:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
         removed = sum(site.removed for site in self.sites)
         kept = Counter(site.kept for site in self.sites if site.kept)
+        macs = [f"{count / 1e6:.2f} M" for count in (self.macs_before, self.macs_after)]
         lines = [
             f"{', '.join(counts)} on {self.images} images; {removed} filters removed",
-            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M, if all filters are open",
+            f"{macs[0]} multiply-adds per image -> {macs[1]} (all filters open, and gater)",
             f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
             *(f"{count} x {reason}" for reason, count in list(kept.items())[:_REASONS]),

@@ -1,13 +1,14 @@
 """Table of the networks defined in this package: name, builder and options."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from gatewise import errors
 from gatewise.core import _validation
 from gatewise.insertion.insert import insert_gates
 from gatewise.models.form import ResNetConfig
@@ -42,13 +43,23 @@ class Family:
         parameters = inspect.signature(self.build).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
+    def check_options(self, given: Iterable[str]) -> None:
+        """Raise `InvalidValueError` if an option is unknown; the message suggests the nearest or the scaled network."""
+        wider = f"{self.name}_wider"
+        if wider in FAMILIES and (asked := [name for name in given if name in {"width", "widths", "parameters"}]):
+            raise errors.InvalidValueError(
+                f"{self.name} has no option {asked[0]!r}. In {wider}:parameters=N its widths are scaled to about N "
+                f"parameters, which may also be fewer."
+            )
+        _validation.check_known_options(f"model {self.name!r}", given, self.options)
+
     def make(self, **options: Any) -> nn.Module:
         """Build the network.
 
         Raises:
             InvalidValueError: an option is unknown (the message suggests the nearest known one) or invalid.
         """
-        _validation.check_known_options(f"model {self.name!r}", options, self.options)
+        self.check_options(options)
         for name, parameter in inspect.signature(self.build).parameters.items():
             if isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and name in options:
                 _validation.check_integer_at_least(1, **{name: options[name]})

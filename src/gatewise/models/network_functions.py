@@ -16,6 +16,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import reason_of
 from gatewise.gates.spec import ModelSpec
+from gatewise.models.families import FAMILIES
 
 _imported: dict[str, Callable[..., Any]] = {}
 
@@ -45,6 +46,7 @@ def import_network(model: str) -> None:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
+        _check_is_no_option(module_name, attribute)
         raise errors.InvalidValueError(
             f"cannot import {module_name!r} of the network {name!r}: {reason_of(error)}. "
             f"Modules are looked up in {here} and among installed packages; options are written NAME:OPTION=VALUE."
@@ -70,11 +72,19 @@ def network_function(name: str) -> Callable[..., Any]:
         InvalidValueError: it was not imported.
     """
     if name not in _imported:
+        _check_is_no_option(*name.split(":", 1))
         raise errors.InvalidValueError(
             f"the network is built by the function {name}, and gatewise imports no module that a file names. Give "
             f"--model {name}; in Python use load_model(run, network=...) or gatewise.models.import_network({name!r})."
         )
     return _imported[name]
+
+
+def _check_is_no_option(model: str, option: str) -> None:
+    """Raise `InvalidValueError` if MODULE:FUNCTION is a known network with an option that has no value."""
+    if model in FAMILIES:
+        FAMILIES[model].check_options([option])
+        raise errors.InvalidValueError(f"{model}:{option} has no value. Write {model}:{option}=VALUE.")
 
 
 def build_with_function(name: str, options: dict[str, Any]) -> nn.Module:

@@ -287,6 +287,9 @@ def build(
     if initial.unrouted is not None and isinstance(network, GaterNet):
         whole = make_batches(dataset.train, *arguments, augmentation=Augmentation(), device=processes.device)
         follow_gates(network, initial.unrouted, (images.cpu() for images in Sample(whole, optimisation.seed)))
+    sample = Sample(batches, optimisation.seed)
+    if not initial.has_routes:
+        _check_routes_can_be_drawn(network, sample.count // processes.count)
     learner = Learner(
         network,
         task,
@@ -302,7 +305,7 @@ def build(
         compiled=optimisation.compile,
         seed=optimisation.seed,
         processes=processes,
-        sample=Sample(batches, optimisation.seed),
+        sample=sample,
         teacher=_teacher(plan, dataset, initial),
     )
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
@@ -325,6 +328,16 @@ def build(
         validation=validation,
         test=test,
     )
+
+
+def _check_routes_can_be_drawn(network: nn.Module, images: int) -> None:
+    """Raise before a training if the images from which its routes will be computed are fewer than the routes."""
+    count = len(network.routes) if isinstance(network, GaterNet) and network.routes is not None else 0
+    if count > images:
+        raise errors.InvalidValueError(
+            f"routes must be at most the number of images from which they are computed, {images}, got {count}. Choose "
+            f"fewer routes: 2 to 8 are usual."
+        )
 
 
 def _teacher(

@@ -73,6 +73,7 @@ class Training:
         self.gate_losses: list[Tensor] = []
         self.correct = torch.zeros((), device=self.processes.device)
         self._saved_at = time.monotonic()
+        self._warned = 0  # the previous epoch if it gave warnings
 
     def run(self) -> tuple[Evaluation, RunLog]:
         """Train the remaining epochs; return the evaluation of the trained network, and the log."""
@@ -177,6 +178,9 @@ class Training:
         self.progress.epoch(row)
         for line in evaluation.warnings:
             self.progress.say(f"warning: {line}")
+        if self._warned and not evaluation.warnings:
+            self.progress.say(f"the warnings after epoch {self._warned} no longer hold: the gates have no problem now")
+        self._warned = self.epoch if evaluation.warnings else 0
         self._save()
 
     def _stop_if_asked(self, interruption: Interruption) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save as save_tensors
 from gatewise.core.files import write_atomically
 from gatewise.core.run_files import PREDICTIONS
 from gatewise.gates.spec import ModelSpec
-from gatewise.graph.measure import environment, parameter_count
+from gatewise.graph.measure import environment, macs_per_sample, parameter_count
 from gatewise.models.serialization import save_model, write_metrics
 from gatewise.training.evaluation import Evaluation
 from gatewise.training.learner import Learner
@@ -36,7 +36,7 @@ def write_results(
         evaluation: its evaluation.
         log: the log.
         spec: specification of the network.
-        details: further entries of `config.json`.
+        details: further entries of `config.json`, in_chans and image_size among them.
         test: its evaluation on the test images, if there are any.
         before: scores of the initial weights, if there are any.
     """
@@ -50,6 +50,7 @@ def write_results(
         **({} if (budget := getattr(learner.plain_model, "budget", None)) is None else {"budget": budget}),
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),
+        **({} if "executed_macs" in evaluation.work else _macs(learner, details)),
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),
         **_peak_memory(learner),
         "precision": learner.precision,
@@ -61,6 +62,15 @@ def write_results(
         metrics = write_metrics(out, metrics)
     learner.accelerator.wait_for_everyone()
     return metrics
+
+
+def _macs(learner: Learner, details: Mapping[str, Any]) -> dict[str, float]:
+    """Return the multiply-adds per image of a network without a gater; {} if they cannot be counted."""
+    image = torch.zeros(1, details["in_chans"], *details["image_size"], device=learner.accelerator.device)
+    try:
+        return {"executed_macs": float(macs_per_sample(learner.best_model, image))}
+    except Exception:  # of a user's network; a training does not fail for a count
+        return {}
 
 
 def trained_as(metrics: Mapping[str, Any]) -> str:

@@ -24,7 +24,15 @@ class Sample:
     seed: int
     images: int = 2048
 
+    @property
+    def count(self) -> int:
+        """Number of images, of all processes together."""
+        return min(self._steps, self.batches.steps) * self.batches.batch_size
+
+    @property
+    def _steps(self) -> int:
+        return math.ceil(self.images / self.batches.batch_size)
+
     def __iter__(self) -> Iterator[Tensor]:
-        count = math.ceil(self.images / self.batches.batch_size)
         drawn = self.batches.training(0, seed=self.seed, augmentation=Augmentation())
-        return (images for images, _ in itertools.islice(drawn, count))
+        return (images for images, _ in itertools.islice(drawn, self._steps))

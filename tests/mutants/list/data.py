@@ -223,6 +223,12 @@ CHANGES = {
         },
     },
     "data/inventory.py": {
+        "_pixel_counts": {"ignored pixels are not counted": replace("int(counts[IGNORED])", "0")},
+        "Inventory._shares": {
+            "shares of all pixels, also of those that are ignored": replace(
+                "totals if name == _IGNORED else kept", "totals"
+            )
+        },
         "Inventory._largest": {
             "check finds the constant answer in validation labels": replace("train[label]", "validation[label]"),
         },

@@ -281,6 +281,8 @@ def test_training_prints_accuracy_and_run(here: Path, capsys: pytest.CaptureFixt
     metrics = json.loads((here / "run/metrics.json").read_text())
     out, _ = printed(capsys)
     assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epoch, ")
+    macs = metrics["executed_macs"] / 1e6
+    assert f", {metrics['parameters']:,} parameters, {macs:.2f} M multiply-adds per image, " in out
     assert out.strip().endswith("run: run")
 
 
@@ -535,7 +537,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "missing data to compare": ("compare --data nowhere --out there", "'nowhere' does not exist"),
     "misspelt name of data": ("check --data Digit", "Did you mean 'digits'?"),
     "data that is a file": ("train --data file --out there", "'file' is a file"),
-    "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got image_size 16"),
+    "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got --image-size 16"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
     "recipe that is none": ("train --recipe file --out there", "file is not a recipe"),
     "out below a file": ("train --out file/run", "gatewise: file is not a folder"),

@@ -19,7 +19,7 @@ from gatewise.errors import StorageError
 from gatewise.exporting.run_compaction import compact_run
 from gatewise.models.serialization import load_model
 from gatewise.training.runs import open_runs
-from support.command_runs import gated, images_of, plain, small  # noqa: F401 - fixtures
+from support.command_runs import TRAIN, gated, images_of, plain, small  # noqa: F401 - fixtures
 
 
 def test_compacted_run_is_a_run(gated: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +91,17 @@ def test_compacted_run_can_be_compacted_predicted_and_explained(small: Path, tmp
     assert run(["explain", str(small), "--out", str(tmp_path / "page.html")]) == 0
 
 
+def test_training_names_what_its_shares_and_multiply_adds_count(
+    gated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TRAIN, "--budget", "0.5", "--out", str(gated), "--resume"]) == 0  # a finished run is not trained again
+    metrics, out = json.loads((gated / "metrics.json").read_text()), capsys.readouterr().out
+    assert re.search(
+        r" epoch, 0\.\d{3}( \(budget 0.5 missed\))? of the gated filters' multiply-adds open, \d+ % of", out
+    )
+    assert f" {metrics['executed_macs'] / 1e6:.2f} M multiply-adds per image (open filters and gater), " in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -98,8 +109,11 @@ def test_compacted_run_can_be_compacted_predicted_and_explained(small: Path, tmp
         (["compact", "GATED", "--out", "GATED"], "is not empty. Give a new folder."),
         (["compact", "GATED", "--out", "NEW", "--images", "0"], "images must be at least 1, got 0"),
         (["compact", "nowhere", "--out", "NEW"], "does not exist"),
-        (["bench", "GATED", "--batch-sizes", "1,x"], "--batch-sizes must be integers such as 1,8,32, got 'x'"),
-        (["bench", "GATED", "--batch-sizes", "0"], "batch size number 1 must be at least 1, got 0"),
+        (
+            ["bench", "GATED", "--batch-sizes", "1,x"],
+            "--batch-sizes must be integers from 1 on, such as 1,8,32, got '1,x'",
+        ),
+        (["bench", "GATED", "--batch-sizes", "0"], "--batch-sizes must be integers from 1 on, such as 1,8,32, got '0'"),
         (["bench", "GATED", "--rounds", "1"], "rounds must be at least 2, got 1"),
         (["bench", "GATED", "--threads", "0"], "threads must be at least 1, got 0"),
     ],

@@ -103,6 +103,10 @@ def test_int8_takes_its_ranges_from_a_loader(tmp_path: Path) -> None:
 def test_images_of_any_size(tmp_path: Path) -> None:
     net = gated()
     gw.export(net, tmp_path / "net.onnx", example=IMAGES[:2], any_size=True)
+    (image,) = onnxruntime.InferenceSession(str(tmp_path / "net.onnx")).get_inputs()
+    assert image.shape == ["batch", 3, "height", "width"]
+    with pytest.raises(DataError, match=r"net\.onnx has no classes, mean, std, which predictions need\. Export it"):
+        list(gw.predict(tmp_path / "net.onnx", []))
     larger = torch.randn(3, 3, 20, 16)
     torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", larger)[0], net(larger).detach(), rtol=1e-4, atol=1e-5)
 
@@ -120,6 +124,24 @@ def test_output_in_a_dict_is_exported_and_several_outputs_are_refused(tmp_path: 
     torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", IMAGES)[0], plain_network(3)(IMAGES).detach())
     with pytest.raises(InvalidValueError, match=r"output is one tensor, but Named returns 2\. Wrap it"):
         gw.export(Named(2), tmp_path / "two.onnx", example=IMAGES[:2])
+
+
+def test_network_in_which_values_decide_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Undecided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).mean((2, 3))
+            return y if y.sum() > 0 else 2 * y
+
+    with pytest.raises(InvalidValueError, match="cannot write this network for onnx: values that it computes") as error:
+        gw.export(Undecided(), tmp_path / "net.onnx", example=IMAGES[:2])
+    assert str(error.value).endswith("Choose by operations on tensors, such as torch.where.")
+    assert capfd.readouterr() == ("", ""), "torch prints the graph and logs a warning before it raises"
 
 
 def test_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

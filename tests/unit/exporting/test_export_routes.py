@@ -15,6 +15,7 @@ from gatewise.cli import run
 from gatewise.errors import InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
+from gatewise.exporting.forms import chosen_form
 from gatewise.gaternet.given_routes import routes_from_gates
 from gatewise.inference.routed import RoutedNet
 from support.command_runs import gated  # noqa: F401 - a fixture
@@ -50,7 +51,7 @@ def net() -> gw.GaterNet:
 @pytest.fixture(scope="module")
 def file(net: gw.GaterNet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("routes") / "net.onnx"
-    return out, gw.export(net, out, example=IMAGES, form="routes", routes=PATTERNS)
+    return out, gw.export(net, out, example=IMAGES, routes=PATTERNS)
 
 
 def in_runtime(file: Path, images: Tensor) -> dict[str, Tensor]:
@@ -222,7 +223,8 @@ class OfBrightness(nn.Module):
 
 @pytest.mark.extended
 def test_learned_routes_keep_their_own_norms(learned: gw.GaterNet, tmp_path: Path) -> None:
-    found = gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form="routes")
+    found = gw.export(learned, tmp_path / "net.onnx", example=IMAGES)
+    assert found["form"] == "routes"
     assert found["images_of_routes"] == [*TAKEN]
     outputs = in_runtime(tmp_path / "net.onnx", IMAGES)
     torch.testing.assert_close(outputs["logits"], learned(IMAGES).detach(), rtol=1e-4, atol=1e-5)
@@ -257,12 +259,24 @@ def _called(net: nn.Module) -> list[nn.Module]:
 
 
 def test_learned_routes_have_no_form_that_picks_filters(learned: gw.GaterNet, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="Choose form routes"):
-        gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form="skip")
+    for form in ("masked", "skip", "compact"):
+        with pytest.raises(InvalidValueError, match=r"GaterNet has routes, so its file has only .* Choose form routes"):
+            gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form=form)
     with pytest.raises(InvalidValueError, match=r"has routes\. Compact one of them"):
         gw.compact(learned, [IMAGES])
     single = gw.compact(learned.of_route(1), [IMAGES])
     torch.testing.assert_close(single(IMAGES), learned.of_route(1)(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_form_that_is_not_given_follows_from_the_network(learned: gw.GaterNet, net: gw.GaterNet) -> None:
+    none = {"routes": False, "split": False}
+    assert chosen_form("net", learned, None, of_routes=none) == "routes"
+    assert chosen_form("net", net, None, of_routes=none) == "masked"
+    assert chosen_form("net", net.backbone, None, of_routes=none) == "masked"
+    assert chosen_form("net", net, None, of_routes={**none, "routes": True}) == "routes"
+    assert chosen_form("net", learned.of_route(0), "masked", of_routes=none) == "masked", (
+        "one route is a pruned network"
+    )
 
 
 def test_routes_are_the_gates_that_most_images_of_a_cluster_open() -> None:

@@ -1,5 +1,6 @@
 """`gatewise bench --runtimes`: every form in every runtime, against the fastest dense one."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -13,6 +14,7 @@ import torch
 from gatewise.cli import run
 from gatewise.errors import InvalidValueError
 from gatewise.exporting.runtime_bench import bench_runtimes
+from gatewise.exporting.runtimes import RUNTIMES
 from gatewise.graph.measure import Latency
 from gatewise.training import Progress
 from support.command_runs import gated, plain  # noqa: F401 - fixtures
@@ -22,19 +24,103 @@ from support.releases import release
 PICKS = release(torch.__version__) > (2, 11)  # torch 2.11 cannot export filters that are picked on the way
 
 
-def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
-    """Let every call be timed at 8 ms, and those that are given, by "form_runtime", at theirs."""
+def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float | list[float]) -> None:
+    """Let every call be timed at 8 ms, and those that are given, by "[int8_]form_runtime", at theirs in each round."""
 
     def times(calls: Mapping[str, Callable[[], Any]], **_: Any) -> dict[str, Latency]:
         found: dict[str, Latency] = {}
         for name, call in calls.items():
             call()
-            _, form, runtime = name.split()
-            value = milliseconds.get(f"{form}_{runtime}", 8.0) / 1e3
-            found[name] = Latency(value, value, value, (value, value))
+            key = name.replace(" ", "_").removeprefix("float32_")
+            given = milliseconds.get(key, 8.0)
+            rounds = [value / 1e3 for value in (given if isinstance(given, list) else [given] * 3)]
+            found[name] = Latency(sorted(rounds)[1], min(rounds), max(rounds), tuple(rounds))
         return found
 
     monkeypatch.setattr("gatewise.exporting.runtime_bench.interleaved_latency", times)
+
+
+def without_files(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let no file be exported and ONNX Runtime do nothing; return the options that `export_run` gets."""
+    asked: list[dict[str, Any]] = []
+
+    def exported(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
+        asked.append(options)
+        return {"score": "accuracy", "float32": 0.964, "int8": 0.955, "int8_difference": 0.1, "other_gates": 0.0}
+
+    runtime = RUNTIMES["onnxruntime"]
+    idle = dataclasses.replace(runtime, ready=lambda *_: lambda _: None)
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.export_run", exported)
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.export", lambda *_, **__: {})
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", idle)  # type: ignore[arg-type]
+    return asked
+
+
+BOTH: dict[str, Any] = {"runtimes": ["onnxruntime"], "precisions": ["float32", "int8"], "batch_sizes": [1]}
+
+
+def test_verdict_names_fastest_of_all_with_its_score_and_fastest_in_float32(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = without_files(monkeypatch)
+    fixed_times(monkeypatch, compact_onnxruntime=4.0, int8_masked_onnxruntime=2.0)
+    found = bench_runtimes(gated, tmp_path, **BOTH)
+    assert found["verdict"] == (
+        "one image: masked in int8 in ONNX Runtime is fastest (accuracy 95.50 %, in float32 96.40 %), 2.00 times as "
+        "fast as the fastest in float32: compact in ONNX Runtime, 2.00 times as fast as dense in ONNX Runtime"
+    )
+    row = found["batches"]["1"]["int8"]["masked"]["onnxruntime"]
+    assert row["dense_over_this"] == pytest.approx([4.0] * 3), "one reference for all precisions"
+    assert {name for options in asked for name in options} == {"form", "int8", "constant", "data"}, "as export does"
+    assert {options["constant"] for options in asked} == {None}
+    fixed_times(monkeypatch, compact_onnxruntime=1.0)
+    assert bench_runtimes(gated, tmp_path, **BOTH)["verdict"] == (
+        "one image in float32: deploy compact in ONNX Runtime, 8.00 times as fast as dense in ONNX Runtime (nothing in "
+        "int8 is faster)"
+    )
+
+
+def test_int8_of_a_plain_network_is_scored(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = without_files(monkeypatch)
+    fixed_times(monkeypatch, int8_dense_onnxruntime=4.0)
+    found = bench_runtimes(plain, tmp_path, **BOTH)
+    assert [options["form"] for options in asked] == ["masked", "masked"]
+    assert found["scores"]["dense"]["int8"] == 0.955
+    assert found["verdict"] == (
+        "one image: dense in int8 in ONNX Runtime is fastest (accuracy 95.50 %, in float32 96.40 %), 2.00 times as "
+        "fast as the fastest in float32: dense in ONNX Runtime"
+    )
+
+
+def test_ratios_are_paired_by_round(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed_times(monkeypatch, dense_torch=[1.0, 2.0, 12.0], masked_torch=[1.0, 4.0, 4.0], skip_torch=9, compact_torch=9)
+    found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[1], images=8)
+    row = found["batches"]["1"]["float32"]["masked"]["torch"]
+    assert row["dense_over_this"][0] == row["dense_here_over_this"][0] == pytest.approx(1.0), "0.5 by the medians"
+    assert "masked in PyTorch, 1.00 times as fast" in found["verdict"]
+
+
+def test_what_is_not_timed_is_said_once(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any, **options: Any) -> Any:
+        attempts.append(options["form"])
+        raise InvalidValueError("no such file")
+
+    attempts: list[str] = []
+    without_files(monkeypatch)
+    fixed_times(monkeypatch)
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.export_run", fails)
+    monkeypatch.setitem(RUNTIMES, "openvino", dataclasses.replace(RUNTIMES["onnxruntime"], extra=None))  # type: ignore
+    arguments = ["--runtimes", "onnxruntime,openvino", "--batch-sizes", "1", "--out", str(tmp_path)]
+    assert run(["bench", str(gated), *arguments]) == 0
+    shown = capsys.readouterr()
+    forms = ["masked", "skip", "compact"]
+    names = ", ".join(f"{form} in float32 in {name}" for form in forms for name in ("onnxruntime", "openvino"))
+    assert f"{names} were not timed: no such file\n" in shown.out
+    assert attempts == forms, "one file for both runtimes"
+    assert "4 files and networks are made first" in shown.err
+    assert "making 4 of 4: compact in float32 for onnxruntime, openvino" in shown.err
 
 
 @pytest.mark.extended

@@ -45,6 +45,17 @@ def test_rounding_of_layers_adds_up_to_budget() -> None:
     assert len({int(site.own(net.routes)[0].sum()) / site.gates for site in net.sites}) > 1
 
 
+def test_route_of_a_single_image_trains_on_maps_of_one_position() -> None:
+    """A batch norm in training mode rejects one value per channel."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 8), nn.BatchNorm2d(4), nn.Flatten()]
+    net = gw.GaterNet(nn.Sequential(*layers), routes=3, image_size=(8, 8)).train()
+    output = net(images(3), gates=net.routes.float())  # an image of each route
+    assert output.shape == (3, 4)
+    output.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.backbone.parameters() if parameter.grad is not None)
+
+
 def test_half_is_default_budget_of_routes() -> None:
     assert_close(routed(2).open_fraction(routed(2).routes.float()), torch.tensor([0.5, 0.5]))
 

@@ -341,8 +341,11 @@ def test_unknown_name_rejected_in_one_line_with_suggestion() -> None:
 def test_unknown_option_rejected_with_suggestion() -> None:
     with pytest.raises(ValueError, match=r"unknown option of model 'resnet18_cifar' 'with'; .*Did you mean 'width'\?"):
         gw.make_model("resnet18_cifar:with=32")
-    with pytest.raises(ValueError, match="unknown option of model 'resnet20' 'width'"):
-        gw.make_model("resnet20:width=32")
+    for text in ("resnet20:width=32", "resnet20:width", "resnet20:parameters=100000"):
+        with pytest.raises(ValueError, match=r"resnet20 has no option .* In resnet20_wider:parameters=N its widths"):
+            gw.make_model(text)
+    with pytest.raises(ValueError, match=r"has no value\. Write resnet20_wider:parameters=VALUE"):
+        gw.make_model("resnet20_wider:parameters")
     with pytest.raises(ValueError, match=r"timm cannot build 'resnet18' with these options \(.*'with'"):
         gw.make_model("resnet18", **{"with": 32})
 

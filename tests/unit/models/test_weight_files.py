@@ -347,6 +347,14 @@ def test_other_objects_are_left_out(tmp_path: Path, extra: str, *, old_format: b
     assert has_weights_of(net, plain)
 
 
+def test_file_of_another_kind_is_no_pickle(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    with pytest.raises(
+        GatewiseError, match=r"net\.onnx is neither a safetensors file nor one of torch\.save\. Give a run"
+    ):
+        gw.load_weights(gw.make_model("resnet20"), tmp_path / "net.onnx")
+
+
 def test_left_out_classes_are_said(tmp_path: Path) -> None:
     file = saved({"model": Net().state_dict(), "args": argparse.Namespace(a=1), "p": Path("x")}, tmp_path / "m.pt")
     loaded = gw.load_weights(gated(), file)

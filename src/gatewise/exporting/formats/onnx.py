@@ -14,6 +14,8 @@ from gatewise.exporting.formats.registry import KEY, Exported, Format, metadata,
 from gatewise.exporting.global_pooling import pool_globally
 from gatewise.exporting.int8 import to_int8
 
+_FREE_AXES = {0: "batch", 2: "height", 3: "width"}
+
 
 @register_format("onnx", suffix=".onnx", title="ONNX")
 class Onnx(Format):
@@ -26,7 +28,17 @@ class Onnx(Format):
     def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
         self.package("onnxscript", "export to ONNX")
         names = [output, "gates"][: len(program.graph_signature.user_outputs)]
-        exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
+        example: Any = program.example_inputs
+        ((image, *_), _) = example
+        axes = {axis: name for axis, name in _FREE_AXES.items() if axis < image.dim()}
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=names,
+            dynamic_shapes=(axes,),  # names of the axes that the program leaves free
+        )
         proto: Any = exported.model_proto  # type: ignore[union-attr]
         pool_globally(proto.graph)
         return _with_details(proto, details)

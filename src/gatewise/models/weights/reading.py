@@ -19,6 +19,7 @@ from gatewise.models.serialization import read_source, read_tensors
 from gatewise.models.weights.inert_pickle import read_inertly
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
+_STARTS = (b"PK", b"\x80")  # of files of torch.save: an archive, or a pickle
 _MANY = 1_000_000  # values in the dictionaries of a file, above which they are nested without end
 
 
@@ -68,6 +69,11 @@ def read_weights(source: str | Path) -> WeightFile:
 def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the content of a file of torch.save, and the names of the classes in it that are left out."""
     content = read_bytes(file)
+    if not content.startswith(_STARTS):
+        raise errors.DataError(
+            f"{file} is neither a safetensors file nor one of torch.save. Give a run folder, or a file of one of these "
+            f"kinds; an exported network (*.onnx) does not have its weights by name."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
