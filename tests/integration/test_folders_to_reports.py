@@ -181,7 +181,7 @@ def test_check_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert facts["leaks"] == [["train/cat/0.png", "val/cat/0.png", "validation"]]
     assert facts["duplicates"] == 2
     assert facts["conflicts"] == []
-    assert facts["pixels"] == {"in colours": 10, "grey": 1, "in colours with alpha": 1}
+    assert facts["file_kinds"] == {"in colours": 10, "grey": 1, "in colours with alpha": 1}
 
 
 def test_check_finds_pictures_that_look_alike_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ class Inventory:
         dataset: the data set; its images are decoded when they are needed.
         counts: number of images of each class in each split; {} if images have no classes.
         sizes: number of images of each width and height, in pixels.
-        pixels: number of image files in grey, in colours, with alpha.
+        file_kinds: number of image files in grey, in colours, with alpha.
         near: names of pairs of images in different splits that look the same, but are other bytes.
         broken: name of each image that cannot be read, with the reason.
         stops: whether a training with the same options stops at such an image.
@@ -41,7 +41,7 @@ class Inventory:
     dataset: Dataset | SegmentationDataset
     counts: dict[str, dict[str, int]]
     sizes: Counter[tuple[int, int]]
-    pixels: Counter[str]
+    file_kinds: Counter[str]
     near: list[tuple[str, str]]
     broken: list[tuple[str, str]]
     stops: bool = False
@@ -60,7 +60,7 @@ class Inventory:
             "largest_class": self._largest,
             "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes.most_common()],
             "channels": dataset.channels,
-            "pixels": dict(self.pixels.most_common()),
+            "file_kinds": dict(self.file_kinds.most_common()),
             "split": {} if division is None else division.details,
             "leaks": [] if division is None else [list(leak) for leak in division.leaks],
             "duplicates": 0 if division is None else division.duplicates,
@@ -95,7 +95,7 @@ class Inventory:
         dataset, division = self.dataset, self.dataset.division
         splits = ", ".join(f"{len(split):,} {name}" for name, split in _splits(dataset).items())
         lines = [f"images: {splits}", *self._classes(), *self._sizes()]
-        kinds = ", ".join(f"{count:,} {what}" for what, count in self.pixels.most_common())
+        kinds = ", ".join(f"{count:,} {what}" for what, count in self.file_kinds.most_common())
         lines.append(f"channels: {dataset.channels}" + (f"; files: {kinds}" if kinds else ""))
         if division is not None and division.folder:
             across = f"{len(division.leaks):,} in another split"
@@ -171,7 +171,7 @@ def take_inventory(source: DataSource) -> Inventory:
     if isinstance(dataset, Dataset) and dataset.labels != "number":
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
     sizes: Counter[tuple[int, int]] = Counter()
-    pixels: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     pixel_counts: dict[str, dict[str, int]] = {}
     alike: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, split in _splits(dataset).items():
@@ -184,13 +184,13 @@ def take_inventory(source: DataSource) -> Inventory:
             if files is None:
                 continue
             where = files.where(index)
-            pixels[read_raster(where, files.content(index), header_only=True).described] += 1
+            kinds[read_raster(where, files.content(index), header_only=True).described] += 1
             if (value := difference_hash(picture)) is not None:
                 alike[value].append((name, where))
     division = dataset.division
     broken = list(division.skipped) if division is not None else []
     stops = source.reading.on_broken != "skip"
-    return Inventory(dataset, counts, sizes, pixels, _across(alike, division), broken, stops, pixel_counts)
+    return Inventory(dataset, counts, sizes, kinds, _across(alike, division), broken, stops, pixel_counts)
 
 
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding

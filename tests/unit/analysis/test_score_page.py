@@ -80,11 +80,11 @@ def test_all_images_of_other_data_are_scored(root: Path, tmp_path: Path) -> None
 
 
 def test_constant_answer_is_scored_on_the_images_that_are_scored(root: Path, tmp_path: Path) -> None:
-    for name, most in (("one", 1), ("seven", 5), ("zero", 2)):
+    for name, most in (("one", 1), ("seven", 2), ("zero", 1)):  # of seven, one is held out
         (tmp_path / "new" / name).mkdir(parents=True)
         for number in range(most):
             shutil.copy(root / f"data/val/{name}/{number}.png", tmp_path / "new" / name)
-    assert score_run(root / "run", data=str(tmp_path / "new"))["constant"] == {"answer": "'seven'", "score": 5 / 8}
+    assert score_run(root / "run", data=str(tmp_path / "new"))["constant"] == {"answer": "'seven'", "score": 0.5}
     assert score_run(root / "run", split="train")["constant"] == {"answer": "'one'", "score": pytest.approx(1 / 3)}
 
 
@@ -105,7 +105,8 @@ def test_page_of_other_images_has_a_name_of_its_own(
         printed = capsys.readouterr().out
         assert printed.splitlines()[-1] == f"page: {page}"
         assert page.is_file()
-        assert "for comparison: always 'one' scores 33.33 % accuracy" in printed
+        share = "35.71" if page.stem.endswith("train") else "33.33"  # 5 of 14 images, or a third of all
+        assert f"for comparison: always 'one' scores {share} % accuracy" in printed
 
 
 def test_images_that_cannot_be_read_are_left_out_on_request(
