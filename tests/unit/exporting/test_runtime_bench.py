@@ -100,8 +100,8 @@ def test_ratios_are_paired_by_round(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     row = found["batches"]["1"]["float32"]["masked"]["torch"]
     assert row["dense_over_this"][0] == row["dense_here_over_this"][0] == pytest.approx(1.0), "0.5 by the medians"
     assert found["verdict"] == (
-        "one image in float32: deploy masked in PyTorch, 1.00 times as fast as dense in PyTorch (the gates save no time "
-        "here: train a plain network)"
+        "one image in float32: deploy masked in PyTorch, 1.00 times as fast as dense in PyTorch (the gates save no "
+        "time here: train a plain network)"
     )
 
 
