@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from gatewise.cli import run
 from gatewise.comparison import run_results
+from gatewise.data import load_dataset
+from gatewise.training import Recipe
+from gatewise.training.constant_answer import constant_answer
 from gatewise.training.runs import Run
 from gatewise.training.tasks.classify import Classification
 from support.picture_folders import by_class, write_pictures
@@ -132,6 +136,11 @@ def test_check_says_what_is_there_and_trains_nothing(tmp_path: Path, capsys: pyt
     cut.write_bytes(cut.read_bytes()[:60])
     (photos / "dog/.DS_Store").write_bytes(b"x")
     shutil.copy(photos / "dog/1.png", photos / "dog/twin.png")
+    assert run(["check", "--data", str(photos)]) == 0
+    unwritten = capsys.readouterr().out.splitlines()
+    assert (
+        unwritten[-1] == "pictures of each class, and which images these are (split.csv, skipped.csv): add --out FOLDER"
+    )
     assert run(["check", "--data", str(photos), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
@@ -145,9 +154,15 @@ def test_check_says_what_is_there_and_trains_nothing(tmp_path: Path, capsys: pyt
         "size: 8x8",
         "same bytes: 2 images have a copy, 0 in another split",
         f"cannot be read: 1; {photos}/cat/3.png: truncated or unreadable image (image file is truncated).",
+        "warning: a training stops at an image that cannot be read. Remove it, or add --on-broken skip",
         "note: 1 hidden file ignored (.DS_Store)",
+        "warning: with 6 validation images, one image is 16.7 points: differences between networks are hard to see",
     ):
         assert expected in lines
+    assert unwritten[:-1] == lines[:-1]
+    assert not any("left out" in line or ".csv" in line for line in lines[:-1])
+    assert run(["check", "--data", str(photos), "--on-broken", "skip"]) == 0
+    assert "a training stops" not in capsys.readouterr().out
     assert (out / "overview.svg").read_text().startswith("<svg")
     assert (out / "overview.png").read_bytes()[:4] == b"\x89PNG"
     assert len(rows(out / "split.csv")) == 30
@@ -156,6 +171,8 @@ def test_check_says_what_is_there_and_trains_nothing(tmp_path: Path, capsys: pyt
 def test_check_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = by_class(tmp_path / "photos", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     shutil.copy(photos / "train/cat/0.png", photos / "val/cat/0.png")
+    for name, mode in (("train/dog/1.png", "L"), ("val/dog/1.png", "RGBA")):
+        Image.open(photos / name).convert(mode).save(photos / name)
     assert run(["check", "--data", str(photos), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["images"] == {"train": 8, "validation": 4}
@@ -163,11 +180,11 @@ def test_check_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert facts["sizes"] == [{"width": 8, "height": 8, "images": 12}]
     assert facts["leaks"] == [["train/cat/0.png", "val/cat/0.png", "validation"]]
     assert facts["duplicates"] == 2
+    assert facts["conflicts"] == []
+    assert facts["pixels"] == {"in colours": 10, "grey": 1, "in colours with alpha": 1}
 
 
 def test_check_finds_pictures_that_look_alike_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
     photos = by_class(tmp_path / "photos", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     Image.open(photos / "train/cat/1.png").save(photos / "val/cat/1.png", compress_level=0)
     assert run(["check", "--data", str(photos), "--json"]) == 0
@@ -175,6 +192,17 @@ def test_check_finds_pictures_that_look_alike_in_two_splits(tmp_path: Path, caps
     (pair,) = facts["look_alike"]
     assert pair == [str(photos / "train/cat/1.png"), str(photos / "val/cat/1.png")]
     assert facts["leaks"] == []
+
+
+def test_check_and_training_name_the_same_constant_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"train/cat": 4, "train/dog": 5, "val/cat": 3, "val/dog": 2}
+    photos = by_class(tmp_path / "photos", counts)
+    dataset = load_dataset(photos)
+    constant = constant_answer(Recipe().task_spec.make(dataset.classes), dataset)
+    assert constant is not None
+    assert (constant.answer, constant.score) == ("'dog'", pytest.approx(2 / 5))
+    assert run(["check", "--data", str(photos)]) == 0
+    assert "always saying dog would be right for 40.0 % of validation" in capsys.readouterr().out
 
 
 def test_check_of_bad_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,9 +110,7 @@ def test_signal_outside_training_is_one_line_saying_how_to_resume(
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-    assert capsys.readouterr().err == (
-        "gatewise: interrupted; run the same command again to continue (train: with --resume)\n"
-    )
+    assert capsys.readouterr().err == "gatewise: interrupted; run the same command again with --resume to continue\n"
 
 
 def end_and_be_signalled(number: signal.Signals) -> None:

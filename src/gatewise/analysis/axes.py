@@ -12,6 +12,7 @@ LINE = 0.155  # inches along an axis that an upright name needs
 _BESIDE = 0.8  # inches of a figure's width that are not the axis
 _LETTERS = 26  # most letters of a name
 _UPRIGHT = 2  # most letters of names that fit next to each other
+_SHARE = 0.1  # least length of an axis of costs, as a share of them
 _POINTS = 2.0  # least length of an axis in percent: equal numbers must not look different
 
 
@@ -47,6 +48,14 @@ def shortened(name: str, most: int = _LETTERS) -> str:
     """
     end = most // 2
     return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
+
+
+def show_cost(axes: Any, label: str) -> None:
+    """Label the x axis with a cost; it has at least a tenth of the cost, so that its ticks are short numbers."""
+    axes.set_xlabel(label)
+    left, right = axes.dataLim.intervalx
+    reach = max(0.65 * (right - left), _SHARE * right / 2)
+    axes.set_xlim((left + right) / 2 - reach, (left + right) / 2 + reach)
 
 
 def show_score(axes: Any, score: Score) -> None:

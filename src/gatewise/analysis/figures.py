@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.axes import count_along, show_score
+from gatewise.analysis.axes import count_along, show_cost, show_score
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 from gatewise.training import Score
@@ -69,7 +69,7 @@ def _draw_curves(
         last, best = (f"{number:.2f}{score.unit}" for number in (mean[-1], best_of(mean)))
         tips[gid] = f"{variant}: {last} after epoch {epochs[-1]}, best {best}"
         rows += [
-            [Cell(variant), *(Cell(f"{value:.4f}", value) for value in (epoch, *numbers))]
+            [Cell(variant), Cell(str(epoch), epoch), *(Cell(f"{value:.4f}", value) for value in numbers)]
             for epoch, *numbers in zip(epochs, mean, low, high, strict=True)
         ]
     show_score(axes, score)
@@ -100,6 +100,7 @@ def accuracy_against_latency(
     points: Mapping[str, tuple[float, float, float | None, float | None]],
     score: Score = ACCURACY,
     rivals: Mapping[str, str] | None = None,
+    over: str = "seeds",
 ) -> Drawing:
     """Draw a score against latency, one point per variant.
 
@@ -107,6 +108,7 @@ def accuracy_against_latency(
         points: variant -> (milliseconds for one image, value of the score, lower and upper bound of its 95 % interval);
             None for a bound that is not known.
         score: the score.
+        over: what the intervals are over.
         rivals: variant -> the variant whose rival it is: it has the same colour, a hollow marker, and a line to it.
     """
     rivals = {} if rivals is None else rivals
@@ -128,15 +130,14 @@ def accuracy_against_latency(
         tips[f"series-{index}"] = f"{name}: {score.text(value)}, {milliseconds:.2f} ms"
         values = (milliseconds, *(None if v is None else factor * v for v in (value, low, high)))
         rows.append([Cell(name), *(Cell("" if v is None else f"{v:.4f}", "" if v is None else v) for v in values)])
-    axes.set_xlabel("latency of one image (ms)")
-    axes.margins(x=0.15)
+    show_cost(axes, "latency of one image (ms)")
     show_score(axes, score)
     add_legend(figure)
     return Drawing(
         "accuracy_latency",
         figure,
         shows=f"The {score.title} of each variant against its latency for one image; bars are 95 % intervals over "
-        f"seeds.{hollow}",
+        f"{over}.{hollow}",
         look_for=f"Variants {score.better_is} and to the left of others: better and faster.",
         table=Table(["variant", "ms", *(f"{what}{score.unit}" for what in (score.title, "low", "high"))], rows),
         tips=tips,

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.axes import show_score
+from gatewise.analysis.axes import show_cost, show_score
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
@@ -32,8 +32,8 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: Scor
             marker=marker,
             gid=f"series-{index}",
         )
-    axes.set_xlabel("multiply-adds per image (M)")
-    axes.margins(0.15)
+    axes.margins(y=0.15)
+    show_cost(axes, "multiply-adds per image (M)")
     show_score(axes, score)
     add_legend(figure)
     return Drawing(

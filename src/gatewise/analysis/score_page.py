@@ -3,6 +3,8 @@
 # pyright: basic
 
 import dataclasses
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import write_atomically
-from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.data import Dataset, DataSource, Images, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.training import Mistake, Progress, Score, evaluate
-from gatewise.training.constant_answer import constant_answer
+from gatewise.training.constant_answer import ConstantAnswer, constant_answer
+from gatewise.training.first_facts import as_lines
 from gatewise.training.runs import Run
 
 SPLITS = ("validation", "test", "train", "all")
@@ -31,6 +34,7 @@ def score_run(
     data: str | None = None,
     split: str | None = None,
     shown: int = 24,
+    on_broken: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a run on images that are read as in its training, and write a page about its answers.
@@ -42,11 +46,13 @@ def score_run(
         split: "validation", "test", "train" or "all" images. None takes the validation images of the run's own data;
             of other data the test or validation images if it has such splits, otherwise all.
         shown: number of images with the worst answers to return and to draw.
+        on_broken: "stop" at an image that cannot be read, or "skip" it; None does as the training.
         progress: where to show progress; None shows nothing.
 
     Returns:
         "run", "data", "split", "images", "notes" (what was left out while reading); "score" (name of the main score)
-        and every score of the task; "constant", the score of the same answer for all images; "by_class" (class -> its
+        and every score of the task; "constant", the best answer that is the same for all images, from the
+        training labels or, for other data, from those that are scored; "by_class" (class -> its
         scores and number of images); "confusion" ("classes" and "counts", rows are classes and columns predictions) for
         one class per image; "wrong" (a list of "image", "label", "predicted", the worst first) and "wrong_images", how
         many there are; "page".
@@ -64,15 +70,16 @@ def score_run(
         check_page_writable(Path(out))
     say = (progress or Progress(quiet=True)).say
     run = _opened(folder, data)
-    run.load = _streamed
+    run.load = functools.partial(_streamed, on_broken=on_broken)
     run.check_image_entries()
     run.check_has_images()
     assert run.dataset is not None
-    for note in run.dataset.notes if run.data is not None else ():
-        say(f"note: {note}")
+    for line in as_lines(_notes(run, split)) if run.data is not None or on_broken is not None else ():
+        say(line)
     parts = [run.of(part) for part in _parts(run, split)]
     say(f"scoring {sum(len(part.images or ()) for part in parts):,} images")
     found, mistakes, confusion, bins = _scored(run, parts, shown)
+    found["notes"] = _notes(run, split)
     if out is not None:
         _write_page(Path(out), run, parts, found, mistakes, confusion, bins)
         found["page"] = str(out)
@@ -95,7 +102,6 @@ def _scored(
         "data": run.shown,
         "split": " and ".join(part.split for part in parts),
         "images": len(names),
-        "notes": list(run.dataset.notes),  # type: ignore[union-attr]
         "score": run.score.name,
         **{name: value for name, value in results.items() if isinstance(value, int | float)},
         **(work if len(parts) == 1 else {}),
@@ -105,12 +111,49 @@ def _scored(
             {"image": names[each.image], "label": each.label, "predicted": each.predicted} for each in mistakes[:shown]
         ],
     }
-    constant = constant_answer(run.task, run.dataset) if run.data is None and len(parts) == 1 else None  # type: ignore[arg-type]
-    if constant is not None:
+    if (constant := _constant(run, parts)) is not None:
         found["constant"] = {"answer": constant.answer, "score": constant.score}
     if confusion is not None:
         found["confusion"] = {"classes": run.classes, "counts": confusion.tolist()}
     return found, mistakes[:shown], confusion, run.task.calibration(record)
+
+
+def _constant(run: Run, parts: Sequence[Run]) -> ConstantAnswer | None:
+    """Return the best constant answer: by the run's training labels, for other data by the labels that are scored."""
+    dataset = run.dataset
+    if not isinstance(dataset, Dataset):
+        return None
+    images: list[Any] = [part.images for part in parts]
+    labels = torch.cat([each.labels for each in images])
+    if run.data is not None:
+        dataset = dataclasses.replace(dataset, train=Images(labels.new_empty(len(labels), 0), labels))
+    return constant_answer(run.task, dataset, labels)
+
+
+def _notes(run: Run, split: str | None) -> list[str]:
+    """Return the notes about the data; how other data would be divided says nothing if all of it is scored."""
+    dataset: Any = run.dataset
+    unused = dataset.training_notes if run.data is not None and split in (None, "all") else ()
+    return [note for note in dataset.notes if note not in unused]
+
+
+def default_page(folder: Path, data: str | None, split: str | None) -> Path:
+    """Return the page in the run folder for these images: evaluation.html for the run's own validation images.
+
+    Args:
+        folder: folder of a finished run.
+        data: other data than that of the run, if any; its last two folders become part of the name.
+        split: split that is asked for, if any.
+    """
+    run = _opened(folder, data)
+    names = ["evaluation"]
+    if run.data is not None:
+        path = Path(run.data)
+        names += path.resolve().parts[-2:] if path.exists() else [run.data]
+    if split is not None and (run.data is not None or split != "validation"):
+        names.append(split)
+    slugs = [re.sub(r"[^\w.-]+", "-", name).strip("-")[-80:] for name in names]
+    return folder / f"{'_'.join(filter(None, slugs))}.html"
 
 
 def _write_page(
@@ -140,9 +183,10 @@ def _opened(folder: str | Path, data: str | None) -> Run:
     return run if data is None or same else Run.open(folder, data)
 
 
-def _streamed(source: DataSource) -> Dataset | SegmentationDataset:
+def _streamed(source: DataSource, on_broken: str | None) -> Dataset | SegmentationDataset:
     """Load a data set without decoding it, so that images keep the names of their files."""
-    return dataclasses.replace(source, loading="stream").load()
+    reading = dataclasses.replace(source.reading, on_broken=on_broken or source.reading.on_broken)
+    return dataclasses.replace(source, loading="stream", reading=reading).load()
 
 
 def _parts(run: Run, split: str | None) -> Sequence[Any]:

@@ -5,10 +5,12 @@ No module of the command line imports torch: its commands import what they call,
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +59,7 @@ _HINTS = {  # by command and by an option that other programs, or other commands
     ("compare", "--learning-rate"): "Did you mean --lr?",
     ("train", "--learning-rate"): "Did you mean --lr?",
 }
+_AFTER_INTERRUPTION = {"train": " with --resume to continue", "compare": " to continue"}  # others begin anew
 _FIRST_STEPS = """\
 gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
 
@@ -94,6 +97,15 @@ def print_table(table: "Table") -> None:
 def print_answer(results: Mapping[str, Any]) -> None:
     """Print the sentences that answer a comparison."""
     print("\n".join(results["summary"]), end="\n\n")
+
+
+def _page_file(kind: Any, tokens: Sequence[cyclopts.Token]) -> Path:  # noqa: ARG001
+    """Parse the name of a page; one without a suffix gets .html."""
+    path = Path(tokens[0].value)
+    return path if path.suffix or path.is_dir() else path.with_suffix(".html")
+
+
+PageFile = Annotated[Path, Parameter(converter=_page_file)]
 
 
 class Terminated(KeyboardInterrupt):
@@ -143,6 +155,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except cyclopts.UnknownOptionError as error:
         hint = _HINTS.get(((error.command_chain or ("",))[-1], error.token.keyword or ""))
         return _print_error(error if hint is None else f"Unknown option: {error.token.keyword}. {hint}", 2)
+    except cyclopts.UnusedCliTokensError as error:
+        return _print_error(_too_many(error), 2)
     except cyclopts.CycloptsError as error:
         return _print_error(error, 2)
     except BrokenPipeError:  # the reader closed the pipe, as head does
@@ -161,8 +175,21 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _print_error(error, 128 + error.signal)
     except KeyboardInterrupt as error:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-        return _print_error("interrupted; run the same command again to continue (train: with --resume)", code)
+        command = next(iter(sys.argv[1:] if arguments is None else arguments))
+        return _print_error(f"interrupted; run the same command again{_AFTER_INTERRUPTION.get(command, '')}", code)
     return 0
+
+
+def _too_many(error: cyclopts.UnusedCliTokensError) -> str:
+    """Return what a command takes, and what to type instead, for words that belong to no option."""
+    command, words = " ".join(error.command_chain or ()), shlex.join(error.unused_tokens or ())
+    arguments = app[command].assemble_argument_collection()
+    taken = [argument.name for argument in arguments if argument.field_info.is_positional]
+    has_data = any("--data" in argument.names for argument in arguments)
+    advice = [f"give images with --data {words}"] if has_data else []
+    advice += [f"call it once for each {taken[0]}"] if taken else []
+    takes = f"one {' and one '.join(taken)}" if taken else "options only"
+    return f"{command} takes {takes}, got also {words}: {', or '.join(advice) or 'omit it'}."
 
 
 def _discard_standard_output() -> None:

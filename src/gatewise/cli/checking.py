@@ -27,7 +27,8 @@ def check(
     Parameters
     ----------
     out
-        Folder for overview.svg and overview.png (pictures of each class), split.csv and check.json [not written].
+        Folder for overview.svg and overview.png (pictures of each class), check.json, and lists of images: split.csv,
+        leaks.csv, conflicts.csv (same bytes, different labels), skipped.csv [not written].
     flags
         What the data is and how it is read, as for train.
     json_output
@@ -36,6 +37,7 @@ def check(
     from gatewise.analysis.overview import overview
     from gatewise.core.files import check_folder_writable, write_atomically, write_json
     from gatewise.data.inventory import take_inventory
+    from gatewise.training.first_facts import few_images
 
     if out is not None:
         check_folder_writable(out)
@@ -55,6 +57,8 @@ def check(
     if json_output:
         print(json.dumps(found.details, indent=2))
         return
-    for line in found.facts:
+    for line in (*found.facts, *few_images(found.dataset)):
         print(line)
-    print(f"written: {out.resolve()}" if out else "pictures of each class, and the files named here: add --out FOLDER")
+    listings = [] if found.dataset.division is None else found.dataset.division.listings
+    listed = f", and which images these are ({', '.join(listings)})" if listings else ""
+    print(f"written: {out.resolve()}" if out else f"pictures of each class{listed}: add --out FOLDER")

@@ -6,15 +6,13 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import OwnNetwork, app
+from gatewise.cli.app import OwnNetwork, PageFile, app
 
 
 @app.command
 def explain(
-    runs: Annotated[list[Path], Parameter(negative="")],
-    /,
-    *,
-    out: Path,
+    *runs: Annotated[Path, Parameter(required=True)],
+    out: PageFile,
     data: str | None = None,
     split: Literal["validation", "train"] = "validation",
     figures: Path | None = None,

@@ -1,9 +1,11 @@
 """The predict command."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import cyclopts
 from cyclopts import Parameter
 
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal
@@ -13,12 +15,21 @@ _OPENED = description()["formats"]["opened"]
 _SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({_OPENED}).")
 
 
+def _parse_image(kind: Any, tokens: Sequence[cyclopts.Token]) -> Path:  # noqa: ARG001
+    """Parse the path of an image, of which - is one; unknown options, which cyclopts then lets pass too, are not."""
+    text, path = tokens[0].value, Path(tokens[0].value)
+    if text.startswith("-") and text != "-" and not path.exists():
+        raise cyclopts.UnknownOptionError(
+            token=tokens[0], argument_collection=app["predict"].assemble_argument_collection()
+        )
+    return path
+
+
 @app.command
 def predict(
     run: Annotated[Path, Parameter(help=_SOURCE)],
-    images: Annotated[list[Path], Parameter(negative="", allow_leading_hyphen=True)],
     /,
-    *,
+    *images: Annotated[Path, Parameter(required=True, allow_leading_hyphen=True, converter=_parse_image)],
     out: Path | None = None,
     top_k: Integer = 5,
     model: OwnNetwork = None,  # noqa: ARG001
@@ -27,6 +38,8 @@ def predict(
     """Print the class of each image; for segmentation runs write a mask and an overlay.
 
     Example: gatewise predict runs/gct photo.jpg folder_of_photos
+
+    Images that cannot be read are named at the end, after the predictions of all others; the exit code is then 2.
 
     Parameters
     ----------

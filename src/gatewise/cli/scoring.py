@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, PageFile, app, print_table
 
 _CONFUSED = 5  # pairs of classes that are printed
 
@@ -19,8 +19,9 @@ def evaluate(
     *,
     data: str | None = None,
     split: str | None = None,
-    out: Path | None = None,
+    out: PageFile | None = None,
     shown: Integer = 24,
+    on_broken: Literal["stop", "skip"] | None = None,
     corruptions: Annotated[bool, Parameter(negative="")] = False,
     model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
@@ -39,9 +40,12 @@ def evaluate(
         validation, test, train or all images [validation images of the run's own data; of other data the test or
         validation images if it has such splits, otherwise all].
     out
-        The HTML page to write or to replace [evaluation.html in the run folder].
+        The HTML page to write or to replace [in the run folder: evaluation.html for the run's validation images; other
+        images have pages of their own, such as evaluation_2026_new_photos.html].
     shown
         Number of images with the worst answers to show.
+    on_broken
+        Stop at an image that cannot be read, or skip it [as in the training].
     corruptions
         Score the run's own validation images with 15 common corruptions in five strengths instead (at most 1,000 of
         them), and write corruptions.json in the run folder.
@@ -50,26 +54,32 @@ def evaluate(
     json_output
         Print the results as JSON.
     """
-    from gatewise.analysis.score_page import classes_table, score_run, scores_table
+    from gatewise.analysis.score_page import classes_table, default_page, score_run, scores_table
     from gatewise.training import Progress
     from gatewise.training.runs import Run
 
     if corruptions:
-        if unused := [name for name, value in {"data": data, "split": split, "out": out}.items() if value is not None]:
+        given = {"data": data, "split": split, "out": out, "on-broken": on_broken}
+        if unused := [name for name, value in given.items() if value is not None]:
             raise errors.InvalidValueError(
                 f"--{unused[0]} is not for --corruptions, which scores the run's own validation images and writes "
                 f"corruptions.json in its folder. Omit it."
             )
         _score_corruptions(run, json_output=json_output)
         return
-    page = out or run / "evaluation.html"
-    found = score_run(run, page, data=data, split=split, shown=shown, progress=Progress(quiet=json_output))
+    page = out or default_page(run, data, split)
+    progress = Progress(quiet=json_output)
+    found = score_run(run, page, data=data, split=split, shown=shown, on_broken=on_broken, progress=progress)
     if json_output:
         print(json.dumps(found, indent=2))
         return
     task = Run.open(run).task
     shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
     print(f"{shown_score} on {found['images']:,} {found['split']} images of {found['data']}")
+    constant = found.get("constant")
+    if constant is not None and constant["score"] is not None:
+        reached = f"{task.score.text(constant['score'])} {task.score.title}"
+        print(f"for comparison: always {constant['answer']} scores {reached}")
     print_table(scores_table(found, task.scores))
     if found["by_class"]:
         print_table(classes_table(found))

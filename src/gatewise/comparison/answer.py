@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatewise.comparison.given_score import score_of
-from gatewise.core.statistics import LEVEL
+from gatewise.core.statistics import LEVEL, ROUNDING
+from gatewise.data.folders import counted
 from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
+from gatewise.training.first_facts import FEW_IMAGES, FEW_STEPS
 
 Row = Mapping[str, Any]
 _MOST_SEEDS = 100  # that the answer advises
@@ -35,6 +37,7 @@ def answer(results: Mapping[str, Any]) -> list[str]:
         *_missed_budgets(rows),
         *_still_open(results, score, undecided),
     ]
+    found += _limits(results)
     return found + [f"{name} failed and is left out ({reason})." for name, reason in results.get("failed", {}).items()]
 
 
@@ -47,6 +50,16 @@ def _nothing_learned(results: Mapping[str, Any], score: Score, rows: Sequence[Ro
     always = f"always {constant['answer']} ({score.text(reached)} {score.title})"
     advice = "Train for more epochs, or with another --lr."
     return [f"This comparison decides nothing: no network was shown to be better than {always}. {advice}"]
+
+
+def _limits(results: Mapping[str, Any]) -> list[str]:
+    """Return what limits the worth of the comparison, of which the training has warned, in one sentence."""
+    steps, images = results.get("training", {}).get("steps"), results.get("validation_images")
+    warnings = sum(note.startswith("warning") for note in results.get("notes", ()))
+    limits = [f"few steps of training ({steps})"] if steps and steps < FEW_STEPS else []
+    limits += [f"few validation images ({images})"] if images and images < FEW_IMAGES else []
+    limits += [f"{counted(warnings, 'warning')} about the data (see Data in the report)"] if warnings else []
+    return [f"Bear in mind: {_list(limits)}."] if limits else []
 
 
 def _beats(score: Score, row: Row, reached: float) -> bool:
@@ -139,11 +152,17 @@ def _have(names: Sequence[str]) -> str:
 def _by(score: Score, difference: Row, *, turned: bool = False) -> str:
     """Return a difference in words, such as "0.50 points higher"; `turned` looks from the other side."""
     mean = -difference["mean"] if turned else difference["mean"]
+    if abs(mean) < ROUNDING:
+        return "no different"
     return f"{_size(score, abs(mean))} {'higher' if mean >= 0 else 'lower'}"
 
 
 def _size(score: Score, size: float) -> str:
-    return f"{score.number(size)}{score.points}"
+    """Return a size in words, with the smallest number that is shown if it is below that."""
+    least = 0.01 / score.factor if score.is_fraction else 0.001
+    return (
+        f"{score.number(size)}{score.points}" if size >= least / 2 else f"less than {score.number(least)}{score.points}"
+    )
 
 
 def _interval(score: Score, difference: Row) -> str:

@@ -84,7 +84,8 @@ def draw_costs(results: Mapping[str, Any]) -> list[Drawing]:
         for v in variants
     }
     rivals = {v["gates"]: next(iter(v["rival_of"])) for v in variants if v.get("rival_of") and "verdict" not in v}
-    return [figures.accuracy_against_latency(points, score, rivals)]
+    over = dict.fromkeys(v[score.name].get("over", "seeds") for v in variants if v[score.name]["low"] is not None)
+    return [figures.accuracy_against_latency(points, score, rivals, " or ".join(over) or "seeds")]
 
 
 def draw_curves(results: Mapping[str, Any]) -> list[Drawing]:

@@ -59,7 +59,7 @@ from gatewise.training import (
     train,
 )
 from gatewise.training.constant_answer import constant_answer
-from gatewise.training.first_facts import first_facts
+from gatewise.training.first_facts import all_notes, first_facts
 from gatewise.training.results import processes_of
 from gatewise.training.trackers import DEFAULT
 
@@ -246,7 +246,7 @@ class _Comparison:
         results = {
             **results_of_runs(asked.recipe, self.task, finished, seeds, dataset.division, self.rows, stopped=stopped),
             "failed": failed,
-            "notes": list(dataset.notes),
+            "notes": all_notes(dataset),
         }
         if stopped:
             results["detect"] = {"points": asked.detect, "most_seeds": asked.seeds}
@@ -259,9 +259,9 @@ class _Comparison:
             "steps": asked.recipe.epochs * (images // min(images, asked.recipe.batch_size)),
             "outputs": list(dataset.classes),
         }
-        results["summary"] = [*answer(results), *missing_rivals(results)]
         if self.constant is not None:
             results["constant"] = dataclasses.asdict(self.constant)
+        results["summary"] = [*answer(results), *missing_rivals(results)]
         return results
 
     def _chosen_rivals(self) -> list[Rival]:

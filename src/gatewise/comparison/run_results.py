@@ -126,8 +126,7 @@ def add_corruptions(
             "clean": fmean(one["clean"] for one in of_seeds),
             "scores": scores,
             **summarised({"scores": scores}),
-            **dataclasses.asdict(statistics.mean_interval(means[name])),
-            "values": means[name],
+            **score_row(score, means[name]),
         }
         if name in differences:
             row["difference"] = dataclasses.asdict(differences[name])
@@ -141,11 +140,10 @@ def add_corruptions(
 
 def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return mean and interval over seeds of the task's scores other than the main one, and scores by class."""
-    names = [score.name for score in task.scores if score != task.score and all(score.name in run for run in runs)]
     found: dict[str, Any] = {
-        name: {**dataclasses.asdict(statistics.mean_interval(values)), "values": values}
-        for name in names
-        for values in [[run[name] for run in runs]]
+        score.name: score_row(score, [run[score.name] for run in runs])
+        for score in task.scores
+        if score != task.score and all(score.name in run for run in runs)
     }
     for name in (key for key in runs[0] if key.endswith("_by_class")):
         classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]

@@ -1,5 +1,6 @@
 """Argument validation; each error states what was expected, what was given and what to do next."""
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -52,6 +53,7 @@ class _Shown(reprlib.Repr):
 _SHOWN = _Shown()
 _LONGEST = 400
 _MOST_LISTED = 12  # names that a message lists in full
+_SIMILAR, _SIMILAR_WITH_FIRST = 0.7, 0.5  # similarity, 0 to 1, of names of which one may be a mistyped other
 
 
 def safe_repr(value: object) -> str:
@@ -125,11 +127,34 @@ def check_one_of(what: str, value: object, options: Iterable[Option]) -> Option:
 def did_you_mean(value: object, options: Sequence[Option]) -> str:
     """Return " Did you mean ...?" with the option nearest to `value`, or "" if none is similar.
 
+    An option that begins with another letter must be more similar, since first letters are rarely mistyped.
+
     >>> did_you_mean("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
+    >>> did_you_mean("cbam", ["eca", "gct"])
+    ''
     """
-    near = nearest(value, options, most=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = _similar(value, options)
+    return f" Did you mean {safe_repr(near[0])}?" if near else ""
+
+
+def _similar(value: object, options: Sequence[Option]) -> list[Option]:
+    """Return the options that may have been meant by `value`, the most similar first."""
+    first = str(value)[:1].lower()
+    same_first = [option for option in options if str(option)[:1].lower() == first]
+    return [
+        *nearest(value, options, most=1, cutoff=_SIMILAR),
+        *nearest(value, same_first, most=1, cutoff=_SIMILAR_WITH_FIRST),
+    ]
+
+
+def path_meant(path: Path, names: Iterable[str] = ()) -> str:
+    """Return " Did you mean ...?" for a path that does not exist, with the nearest one in its folder, or of `names`."""
+    known = {name: name for name in names}
+    with contextlib.suppress(OSError, ValueError):
+        known |= {other.name: str(other) for other in path.parent.iterdir() if not other.name.startswith(".")}
+    near = _similar(path.name, list(known))
+    return f" Did you mean {safe_repr(known[near[0]])}?" if near else ""
 
 
 def nearest(value: object, options: Sequence[Option], *, most: int, cutoff: float = 0.0) -> list[Option]:
@@ -317,7 +342,7 @@ def check_path_exists(what: str, path: str | Path) -> Path:
     except (OSError, ValueError):  # the name is too long or contains a null byte
         exists = False
     if not exists:
-        raise DataError(f"{what} {safe_repr(str(path))} does not exist. Check the path.")
+        raise DataError(f"{what} {safe_repr(str(path))} does not exist.{path_meant(path) or ' Check the path.'}")
     return path
 
 

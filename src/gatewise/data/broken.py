@@ -9,7 +9,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.data.division import SKIPPED_FILE, ImagesSplit
+from gatewise.core._validation import listed
+from gatewise.data.division import ImagesSplit
 from gatewise.data.folders import Location, counted
 from gatewise.data.images import EncodedSource
 from gatewise.data.raster import read_raster
@@ -69,11 +70,15 @@ def without_broken(
             where = split.images.where(index)  # type: ignore[union-attr]  # pyright: ignore
             skipped.append((where, error.removeprefix(where).lstrip(": ")))
     if skipped:
-        location.say(
-            f"warning: {counted(len(skipped), 'image')} left out: they cannot be read ({skipped[0][0]}; {SKIPPED_FILE} "
-            f"lists them)"
-        )
+        location.say(left_out_note(skipped))
     return kept, tuple(skipped)
+
+
+def left_out_note(skipped: Sequence[tuple[str, str]]) -> str:
+    """Return the note about images that are left out, given their names and errors."""
+    verb = "is" if len(skipped) == 1 else "are"
+    names = listed([name for name, _ in skipped], 3)
+    return f"warning: {counted(len(skipped), 'image')} cannot be read and {verb} left out ({names})"
 
 
 @contextlib.contextmanager

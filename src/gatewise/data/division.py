@@ -23,7 +23,9 @@ from gatewise.data.splitting import RULE, Split, held_out
 
 SPLIT_FILE = "split.csv"
 LEAKS_FILE = "leaks.csv"
+CONFLICTS_FILE = "conflicts.csv"
 SKIPPED_FILE = "skipped.csv"
+_NAMED = 3  # pictures with different labels that a note names
 ROLES = ("test", "validation")  # in the order in which images are held out
 COLUMNS = ("file_name", "label", "split", "group")
 AnySplit = TypeVar("AnySplit", bound="ImagesSplit")
@@ -52,6 +54,7 @@ class Division:
         groups: number of the group of each validation image, (images,), or None if each is a group of its own.
         skipped: names of images that cannot be read, each with the reason.
         duplicates: number of images with the same bytes as another.
+        conflicts: groups of files with the same bytes and different labels: name and label of each.
     """
 
     folder: str
@@ -61,6 +64,7 @@ class Division:
     groups: Tensor | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     duplicates: int = 0
+    conflicts: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
     def csv(self) -> str:
@@ -76,6 +80,17 @@ class Division:
     def recorded(self) -> bool:
         """Whether a run has a split.csv: images are files, or the split is of our making."""
         return bool(self.folder or self.rule)
+
+    @property
+    def listings(self) -> list[str]:
+        """Names of the files of `write` that list what the notes about the division count."""
+        files = {
+            SPLIT_FILE: self.rule,
+            LEAKS_FILE: self.leaks,
+            CONFLICTS_FILE: self.conflicts,
+            SKIPPED_FILE: self.skipped,
+        }
+        return [name for name, found in files.items() if found]
 
     @property
     def leaks_by_split(self) -> dict[str, int]:
@@ -102,11 +117,14 @@ class Division:
         self.write(out)
 
     def write(self, out: Path) -> None:
-        """Write split.csv to a folder, and leaks.csv and skipped.csv if there is something to list."""
+        """Write split.csv to a folder, and leaks.csv, conflicts.csv and skipped.csv if there is something to list."""
         if self.recorded:
             write_atomically(out / SPLIT_FILE, self.csv)
         if self.leaks:
             write_atomically(out / LEAKS_FILE, _csv(("train", "other", "split"), self.leaks))
+        if self.conflicts:
+            rows = [(name, label, group[0][0]) for group in self.conflicts for name, label in group]
+            write_atomically(out / CONFLICTS_FILE, _csv(("image", "label", "same_as"), rows))
         if self.skipped:
             write_atomically(out / SKIPPED_FILE, _csv(("image", "reason"), self.skipped))
 
@@ -155,7 +173,8 @@ def divide(
     if held and not location.reading.group and (clip := frames_of_clips(images.keys)):
         location.say(
             f"names such as {clip}_... look like frames of one clip, which may be divided; --group '(.+)_' keeps each "
-            f"together"
+            f"together",
+            of_training=True,
         )
     leaks = images.leaks(location, {index: role for role, own in positions.items() for index in own})
     division = Division(
@@ -166,6 +185,7 @@ def divide(
         groups=images.groups_of(positions["validation"]),
         skipped=skipped,
         duplicates=sum(map(len, images.identical)),
+        conflicts=images.conflicts(location),
     )
     return found, division
 
@@ -292,20 +312,23 @@ class _Everything:
                     index, other = inside[0]
                     location.say(
                         f"warning: {len(inside):,} of {totals[split]:,} {split} images are {kind} "
-                        f"({100 * len(inside) / totals[split]:.1f} %; {self.keys[index]} is {self.keys[other]}; "
-                        f"{LEAKS_FILE} lists them). Scores flatter every network"
+                        f"({100 * len(inside) / totals[split]:.1f} %; {self.keys[index]} is {self.keys[other]}). "
+                        f"Scores flatter every network"
                     )
-        different = [group for group in self.identical if len({self.texts[index] for index in group}) > 1]
-        if different:
-            first, other = (
-                different[0][0],
-                next(index for index in different[0] if self.texts[index] != self.texts[different[0][0]]),
-            )
-            location.say(
-                f"warning: {counted(len(different), 'image')} there twice, with different labels ({self.keys[first]} "
-                f"is {self.texts[first]}, {self.keys[other]} is {self.texts[other]})"
-            )
         return tuple((self.keys[other], self.keys[index], where[index]) for index, other in pairs.items())
+
+    def conflicts(self, location: Location) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Return name and label of the files with the same bytes and different labels, and say which they are."""
+        found = [tuple((self.keys[index], self.texts[index]) for index in group) for group in self.identical]
+        different = tuple(group for group in found if len({label for _, label in group}) > 1)
+        if different:
+            shown = ["; ".join(f"{name} is {label}" for name, label in group) for group in different[:_NAMED]]
+            more = [f"{len(different) - _NAMED:,} more"] * (len(different) > _NAMED)
+            location.say(
+                f"warning: same bytes, different labels: {counted(len(different), 'picture')} "
+                f"({' / '.join([*shown, *more])})"
+            )
+        return different
 
     def _across(self, together: Sequence[Sequence[int]], where: Mapping[int, str]) -> list[tuple[int, int]]:
         """Return (image of another split, image of train) for images that belong together."""
@@ -339,11 +362,13 @@ def _say_held_out(location: Location, given: Mapping[str, ImagesSplit], held: Ma
         fraction = getattr(reading, f"{role}_split")
         location.say(
             f"{location} {what}: {count:,} of {total:,} images ({fraction:g}, seed {reading.split_seed}, stratified) "
-            f"are held out for {role}; {SPLIT_FILE} lists them"
+            f"are held out for {role}",
+            of_training=True,
         )
     for role in ("validation", "test"):
         option, default = getattr(reading, f"{role}_split"), getattr(type(reading)(), f"{role}_split")
         if isinstance(option, float) and option != default and role in given:
-            location.say(f"{given[role].shown or role} is the {role} split; the fraction {option:g} is not used")
+            unused = f"{given[role].shown or role} is the {role} split; the fraction {option:g} is not used"
+            location.say(unused, of_training=True)
     if "test" in given:
-        location.say(f"{given['test'].shown or 'test'} is scored once, after the last epoch")
+        location.say(f"{given['test'].shown or 'test'} is scored once, after the last epoch", of_training=True)

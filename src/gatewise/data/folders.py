@@ -68,6 +68,7 @@ class Location:
         path: the same, as a path.
         root: the folder to which the names of images are relative; a source that reads a table sets it.
         notes: what was found and left out while reading, a line each.
+        training_notes: those of them that concern a training only, not every use of the images.
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
@@ -76,14 +77,16 @@ class Location:
         self.reading = reading or Reading()
         self.labels: Kind = labels
         self.notes: list[str] = []
+        self.training_notes: list[str] = []
 
     def __str__(self) -> str:
         return self.text
 
-    def say(self, line: str) -> None:
-        """Add a line to `notes`, once."""
+    def say(self, line: str, *, of_training: bool = False) -> None:
+        """Add a line to `notes`, once, and to `training_notes` if it concerns a training only."""
         if line not in self.notes:
             self.notes.append(line)
+            self.training_notes += [line] * of_training
 
     @property
     def is_folder(self) -> bool:
@@ -101,7 +104,7 @@ class Location:
         if len(folders) != 1 or any(name.lower().endswith((*_IMAGES, *_CONTAINERS)) for name in names):
             return None
         inner = Location(self.path / folders[0], self.reading, self.labels)
-        inner.notes = self.notes
+        inner.notes, inner.training_notes = self.notes, self.training_notes
         return inner
 
     @functools.cached_property

@@ -181,6 +181,7 @@ class Dataset:
         test: images that are scored once, after the training; None if there are none.
         labels: what a label is.
         notes: what was found and left out while reading, a line each.
+        training_notes: those of the notes that concern a training only.
         division: which image is in which split; None if that is not known.
     """
 
@@ -194,6 +195,7 @@ class Dataset:
     test: Images | EncodedImages | None = None
     labels: Kind = "class"
     notes: tuple[str, ...] = ()
+    training_notes: tuple[str, ...] = ()
     division: "Division | None" = None
 
     @property

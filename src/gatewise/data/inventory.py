@@ -4,17 +4,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gatewise.core import _validation
+from gatewise.data.broken import left_out_note
 from gatewise.data.division import Division
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.load import DataSource
-from gatewise.data.pairs import SegmentationDataset
+from gatewise.data.masks import IGNORED, with_background
+from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
+from gatewise.data.raster import read_raster
 
+_IGNORED = "ignored"  # entry of the pixels without a class
 _MANY = 12  # classes; with more, only the largest and the smallest are named
 
 
@@ -26,15 +31,21 @@ class Inventory:
         dataset: the data set; its images are decoded when they are needed.
         counts: number of images of each class in each split; {} if images have no classes.
         sizes: number of images of each width and height, in pixels.
+        pixels: number of image files in grey, in colours, with alpha.
         near: names of pairs of images in different splits that look the same, but are other bytes.
         broken: name of each image that cannot be read, with the reason.
+        stops: whether a training with the same options stops at such an image.
+        pixel_counts: number of pixels of each class in the masks of each split, with "ignored"; {} without masks.
     """
 
     dataset: Dataset | SegmentationDataset
     counts: dict[str, dict[str, int]]
     sizes: Counter[tuple[int, int]]
+    pixels: Counter[str]
     near: list[tuple[str, str]]
     broken: list[tuple[str, str]]
+    stops: bool = False
+    pixel_counts: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
     @property
     def details(self) -> dict[str, Any]:
@@ -45,26 +56,38 @@ class Inventory:
             "images": {name: len(split) for name, split in _splits(dataset).items()},
             "classes": list(dataset.classes),
             "counts": self.counts,
+            "pixel_counts": self.pixel_counts,
             "largest_class": self._largest,
             "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes.most_common()],
             "channels": dataset.channels,
+            "pixels": dict(self.pixels.most_common()),
             "split": {} if division is None else division.details,
             "leaks": [] if division is None else [list(leak) for leak in division.leaks],
             "duplicates": 0 if division is None else division.duplicates,
             "look_alike": [list(pair) for pair in self.near],
             "broken": [{"image": name, "reason": reason} for name, reason in self.broken],
-            "notes": list(dataset.notes),
+            "conflicts": [] if division is None else [[list(image) for image in group] for group in division.conflicts],
+            "notes": self._notes,
         }
 
     @property
+    def _notes(self) -> list[str]:
+        """The notes about the data set; instead of what is left out here, what a training does there."""
+        notes = [note for note in self.dataset.notes if note != left_out_note(self.broken)]
+        if self.broken and self.stops:
+            notes.append(
+                "warning: a training stops at an image that cannot be read. Remove it, or add --on-broken skip"
+            )
+        return notes
+
+    @property
     def _largest(self) -> dict[str, Any] | None:
-        """Name and share of the largest class among validation images."""
-        one_each = isinstance(self.dataset, Dataset) and self.dataset.labels == "class"
-        counts = self.counts.get("validation") if one_each else None
-        if not counts or not sum(counts.values()):
+        """Name of the largest class in training, and its share of the validation images."""
+        if not (isinstance(self.dataset, Dataset) and self.dataset.labels == "class"):
             return None
-        name = max(counts, key=lambda label: counts[label])
-        return {"class": name, "share": counts[name] / sum(counts.values())}
+        train, validation = self.counts["train"], self.counts["validation"]
+        name = max(train, key=lambda label: train[label])
+        return {"class": name, "share": validation[name] / sum(validation.values())}
 
     @property
     def facts(self) -> list[str]:
@@ -72,7 +95,8 @@ class Inventory:
         dataset, division = self.dataset, self.dataset.division
         splits = ", ".join(f"{len(split):,} {name}" for name, split in _splits(dataset).items())
         lines = [f"images: {splits}", *self._classes(), *self._sizes()]
-        lines.append(f"channels: {dataset.channels}")
+        kinds = ", ".join(f"{count:,} {what}" for what, count in self.pixels.most_common())
+        lines.append(f"channels: {dataset.channels}" + (f"; files: {kinds}" if kinds else ""))
         if division is not None and division.folder:
             across = f"{len(division.leaks):,} in another split"
             example = f" ({self.near[0][0]} and {self.near[0][1]})" if self.near else ""
@@ -80,13 +104,13 @@ class Inventory:
             lines.append(f"look alike in two splits: {len(self.near):,}{example}")
         reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
         lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
-        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes)]
+        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in self._notes)]
 
     def _classes(self) -> list[str]:
         if not self.counts:
             names = _validation.listed(list(self.dataset.classes), _MANY)
             if isinstance(self.dataset, SegmentationDataset):
-                return [f"classes of pixels: {names}"]
+                return [f"classes of pixels: {len(self.dataset.classes)}", *self._shares()]
             labels = self.dataset.train.labels
             ranges = zip(self.dataset.classes, labels.amin(0).tolist(), labels.amax(0).tolist(), strict=True)
             return [f"numbers: {names}", *(f"  {name}: {low:g} to {high:g} in train" for name, low, high in ranges)]
@@ -103,6 +127,20 @@ class Inventory:
                 f"always saying {largest['class']} would be right for {100 * largest['share']:.1f} % of validation"
             )
         return lines
+
+    def _shares(self) -> list[str]:
+        """Return the share of each class in the pixels that are not ignored, and that of the ignored in all."""
+        totals = {split: sum(counts.values()) for split, counts in self.pixel_counts.items()}
+        kept = {split: totals[split] - counts[_IGNORED] for split, counts in self.pixel_counts.items()}
+        return [
+            f"  {name}: "
+            + ", ".join(
+                f"{100 * counts[name] / max(1, (totals if name == _IGNORED else kept)[split]):.2f} % of {split}"
+                for split, counts in self.pixel_counts.items()
+            )
+            for name in self.pixel_counts["train"]
+            if name != _IGNORED or any(counts[name] for counts in self.pixel_counts.values())
+        ]
 
     def _sizes(self) -> list[str]:
         if not self.sizes:
@@ -133,18 +171,26 @@ def take_inventory(source: DataSource) -> Inventory:
     if isinstance(dataset, Dataset) and dataset.labels != "number":
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
     sizes: Counter[tuple[int, int]] = Counter()
+    pixels: Counter[str] = Counter()
+    pixel_counts: dict[str, dict[str, int]] = {}
     alike: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, split in _splits(dataset).items():
         files = split.images if not isinstance(split, Images | EncodedImages) else getattr(split, "files", None)
+        if isinstance(split, SegmentationSplit):
+            pixel_counts[name] = _pixel_counts(split, with_background(dataset.classes))
         for index in range(len(split)):
             picture = split.picture(index)
             sizes[picture.width, picture.height] += 1
-            if files is not None and (value := difference_hash(picture)) is not None:
-                alike[value].append((name, files.where(index)))
+            if files is None:
+                continue
+            where = files.where(index)
+            pixels[read_raster(where, files.content(index), header_only=True).described] += 1
+            if (value := difference_hash(picture)) is not None:
+                alike[value].append((name, where))
     division = dataset.division
-    return Inventory(
-        dataset, counts, sizes, _across(alike, division), list(division.skipped) if division is not None else []
-    )
+    broken = list(division.skipped) if division is not None else []
+    stops = source.reading.on_broken != "skip"
+    return Inventory(dataset, counts, sizes, pixels, _across(alike, division), broken, stops, pixel_counts)
 
 
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding
@@ -159,6 +205,14 @@ def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
     """Return the number of images of each class, for indices (N,) or 0 and 1 (N, classes)."""
     counts = labels.bincount(minlength=len(classes)) if labels.ndim == 1 else labels.sum(0)
     return dict(zip(classes, map(int, counts.tolist()), strict=True))
+
+
+def _pixel_counts(split: SegmentationSplit, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of pixels of each class in the masks of a split, and of those that are ignored."""
+    counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+    for index in range(len(split)):
+        counts += split.mask(index).flatten().long().bincount(minlength=IGNORED + 1)
+    return dict(zip([*classes, _IGNORED], [*counts[: len(classes)].tolist(), int(counts[IGNORED])], strict=True))
 
 
 def difference_hash(picture: Any) -> int | None:

@@ -151,6 +151,7 @@ def load_dataset(
         labels=labels,
         pixel_format=pixel_format,
         notes=tuple(location.notes),
+        training_notes=tuple(location.training_notes),
         division=division,
     )
 
@@ -206,7 +207,8 @@ def _check_streamed(location: Location, splits: Mapping[str, Images | EncodedIma
     if streamed and location.reading.on_broken != "skip":
         location.say(
             f"{' and '.join(name for name in streamed if name != 'test')} images are read while the network trains: "
-            f"one that cannot be read stops it then, and gatewise check finds it first"
+            f"one that cannot be read stops it then, and gatewise check finds it first",
+            of_training=True,
         )
 
 
@@ -244,7 +246,8 @@ def _say_missing_classes(location: Location, splits: Mapping[str, LabelledSplit]
     if lacking:
         location.say(
             f"warning: no validation image of class {_validation.listed(lacking, 5)}; how well "
-            f"{'it is' if len(lacking) == 1 else 'they are'} recognised is not measured"
+            f"{'it is' if len(lacking) == 1 else 'they are'} recognised is not measured",
+            of_training=True,
         )
 
 
@@ -370,6 +373,7 @@ def load_pairs(
         splits["validation"],
         test=splits.get("test"),
         notes=tuple(location.notes),
+        training_notes=tuple(location.training_notes),
         division=division,
     )
 

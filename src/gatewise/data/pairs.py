@@ -131,6 +131,7 @@ class SegmentationDataset:
         validation: validation pairs.
         test: pairs that are scored once, after the training; None if there are none.
         notes: what was found and left out while reading, a line each.
+        training_notes: those of the notes that concern a training only.
         division: which pair is in which split; None if that is not known.
     """
 
@@ -139,6 +140,7 @@ class SegmentationDataset:
     validation: SegmentationSplit
     test: SegmentationSplit | None = None
     notes: tuple[str, ...] = ()
+    training_notes: tuple[str, ...] = ()
     division: "Division | None" = None
 
     @property

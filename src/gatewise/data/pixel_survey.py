@@ -29,6 +29,7 @@ class _Seen:
     grey: int = 0
     bands: Counter[int] = field(default_factory=Counter)
     transparent: int = 0
+    described: Counter[str] = field(default_factory=Counter)
 
 
 def find_pixel_format(
@@ -57,6 +58,9 @@ def find_pixel_format(
         case "auto":
             grey = seen.grey == seen.count
             found = PixelFormat("gray" if grey else "rgb", 1 if grey else 3)
+            if len(seen.described) > 1:
+                kinds = ", ".join(f"{count} {what}" for what, count in seen.described.most_common())
+                notes.append(f"sampled images differ ({kinds}): all are read in {'grey' if grey else 'colours'}")
             if seen.transparent:
                 notes.append(
                     f"transparency is dropped ({seen.transparent} of {seen.count} sampled images are not opaque)"
@@ -78,6 +82,7 @@ def _look(seen: _Seen, where: str, raster: Raster, *, strict: bool) -> None:
     seen.grey += raster.is_grey
     if strict:
         seen.transparent += not raster.is_opaque
+        seen.described[raster.described] += 1
     else:
         seen.bands[raster.bands] += 1
 

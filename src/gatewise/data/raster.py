@@ -77,6 +77,13 @@ class Raster:
         return self.colours.shape[2] == 1
 
     @property
+    def described(self) -> str:
+        """What the bands are in words: "grey", "in colours" or "in 5 bands", and whether there is alpha."""
+        bands = self.bands - self.alpha
+        what = "grey" if self.is_grey else "in colours" if bands == 3 else f"in {bands} bands"
+        return f"{what} with alpha" if self.alpha else what
+
+    @property
     def kind(self) -> Kind:
         """What the values are."""
         if self.array is None or self.array.dtype.str[1:] == "u1":

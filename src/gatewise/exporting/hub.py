@@ -14,6 +14,7 @@ from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.exporting.model_card import model_card
 from gatewise.gates.spec import ModelSpec
+from gatewise.models.network_functions import network_function
 from gatewise.models.serialization import details_in, load_model, save_model
 from gatewise.models.stored_spec import abridged, as_stored
 from gatewise.training.runs import Run
@@ -105,11 +106,16 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
         Raises:
             DataError: `spec` does not build this network.
+            InvalidValueError: `spec` names a function of the user that was not imported by
+                `gatewise.models.import_network`.
         """
+        if (function := self.spec.function) is not None:
+            network_function(function)
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        with tempfile.TemporaryDirectory(prefix=".", dir=existing) as temporary:
             self._write(Path(temporary), folder)
+            folder.mkdir(parents=True, exist_ok=True)
             for file in _WRITTEN:
                 if file != _CARD or not (folder / file).exists():
                     Path(temporary, file).replace(folder / file)

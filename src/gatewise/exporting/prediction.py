@@ -25,6 +25,7 @@ from gatewise.training import Task, TaskSpec
 from gatewise.training.runs import Run, check_image_entries, stored_task
 
 _STANDARD_INPUT = Path("-")
+_NAMED = 20  # images that could not be read and are named
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Predictor:
     def predict(
         self, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
     ) -> Iterator[dict[str, Any]]:
-        """Yield one prediction per image; see `predict`."""
+        """Yield one prediction per image that can be read; see `predict`."""
         _validation.check_integer_at_least(1, top_k=top_k)
         files = dict(_files(images))
         if self.task.files:
@@ -115,13 +116,28 @@ class Predictor:
             _check_not_overwriting(files, Path(out))
         elif out is not None:
             raise errors.InvalidValueError("this network's predictions are no files, but printed. Omit out (--out).")
+        unread: list[str] = []
         for file, name in files.items():
-            content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file)
-            image = self.pixel_format.decode(str(file), content)
+            try:
+                image = self._read(file)
+            except errors.DataError as error:
+                unread.append(str(error))
+                continue
             logits, open_gates = self.logits(image)
             folder = None if out is None else Path(out) / name
             prediction = {"image": str(file), **self.task.prediction(logits, image.shown(), top_k=top_k, out=folder)}
             yield prediction if open_gates is None else {**prediction, "open_gates": open_gates}
+        if unread:
+            count = "" if len(files) == 1 else f"{len(unread):,} of {len(files):,} images could not be read: "
+            more = "" if len(unread) <= _NAMED else f" ... and {len(unread) - _NAMED:,} others"
+            raise errors.DataError(f"{count}{' '.join(unread[:_NAMED])}{more}")
+
+    def _read(self, file: Path) -> BandImage:
+        """Return an image file, or the image on standard input; raise `DataError` if it cannot be read."""
+        if kind := unread_kind(file.name):
+            raise errors.DataError(f"{file}: {kind[0]} is not read. Save as {kind[1]}, or leave it out.")
+        content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file)
+        return self.pixel_format.decode(str(file), content)
 
     def describe(self, prediction: Mapping[str, Any]) -> str:
         """Return a prediction as one line of text."""
@@ -172,7 +188,8 @@ def predict(
         (fraction of pixels by class) for segmentation; "open_gates" (fraction) for a GaterNet.
 
     Raises:
-        DataError: there is no image, an image cannot be read, or two images of one name would write the same mask.
+        DataError: there is no image, or two images of one name would write the same mask; or, after the predictions of
+            all others, images cannot be read.
         ValueError: `out` is missing for a segmentation network, top_k is below 1, or classes, mean or std do not fit.
         TypeError: an argument about a network is missing, or given for a source that has its own.
     """
@@ -200,7 +217,6 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
             continue
         path = _validation.check_path_exists("image", given)
         if not path.is_dir():
-            _check_read(path)
             yield path, Path(path.stem)
             continue
         try:
@@ -215,14 +231,7 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         if not inside:
             raise errors.DataError(f"{path} contains no images.")
         for file in inside:
-            _check_read(file)
             yield file, file.relative_to(path).with_suffix("")
-
-
-def _check_read(file: Path) -> None:
-    """Raise for an image of a kind that is not read."""
-    if kind := unread_kind(file.name):
-        raise errors.DataError(f"{file}: {kind[0]} is not read. Save as {kind[1]}, or leave it out.")
 
 
 def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:

@@ -1,9 +1,9 @@
 """The score of the same answer for every image, which a network must beat."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.training.tasks import Task
@@ -15,7 +15,7 @@ class ConstantAnswer:
 
     Attributes:
         answer: the answer in words.
-        score: its score on the validation images, or None if that is not defined.
+        score: its score on the images that are scored, or None if that is not defined.
         sentence: both in one line, with advice if the labels suggest any.
     """
 
@@ -24,13 +24,23 @@ class ConstantAnswer:
     sentence: str
 
 
-def constant_answer(task: Task, dataset: Dataset | SegmentationDataset) -> ConstantAnswer | None:
-    """Return the best constant answer to a task, found from the training labels, or None if the task has none."""
+def constant_answer(
+    task: Task, dataset: Dataset | SegmentationDataset, labels: Tensor | None = None
+) -> ConstantAnswer | None:
+    """Return the best constant answer to a task, found from the training labels, or None if the task has none.
+
+    Args:
+        task: what is answered, and how answers are scored.
+        dataset: its training labels give the answer.
+        labels: labels by which the answer is scored; None takes those of the validation images.
+    """
     found = task.constant(dataset)
     if found is None:
         return None
     answer, logits = found
-    labels: Any = dataset.validation.labels  # type: ignore[union-attr]  # pyright: ignore
+    if labels is None:
+        labels = dataset.validation.labels  # type: ignore[union-attr]  # pyright: ignore
+    assert labels is not None
     results = task.new_results(torch.device("cpu"))
     results.update(logits.expand(len(labels), -1), labels)
     score = float(results.results()[task.score.name])

@@ -8,8 +8,8 @@ from gatewise.data.folders import counted
 from gatewise.training.constant_answer import ConstantAnswer
 from gatewise.training.options import OptimisationOptions
 
-_FEW_STEPS = 100  # hardly more than the warm-up of a network from scratch
-_FEW_IMAGES = 100  # for validation: one image is a point or more
+FEW_STEPS = 100  # hardly more than the warm-up of a network from scratch
+FEW_IMAGES = 100  # for validation: one image is a point or more
 
 
 def first_facts(
@@ -30,23 +30,35 @@ def first_facts(
         f"{train:,} training, {validation:,} validation{test} images, {_outputs(dataset)}, "
         f"{dataset.size[1]}x{dataset.size[0]} pixels; {counted(steps, 'step')} an epoch, {total:,} in all"
     )
-    lines = [first, *as_lines(dataset.notes)]
+    lines = [first, *as_lines(all_notes(dataset))]
     if options.batch_size > train:
         lines.append(
             f"warning: a batch of {options.batch_size} is larger than the {train} training images: every step sees "
             f"them all. Choose a smaller --batch-size, such as {_advised(train)}"
         )
-    if total < _FEW_STEPS:
+    if total < FEW_STEPS:
         lines.append(
             f"warning: {total} steps are too few to learn much. Raise --epochs, or lower --batch-size "
             f"({options.batch_size})"
         )
-    if validation < _FEW_IMAGES:
-        lines.append(
-            f"warning: with {counted(validation, 'validation image')}, one image is {100 / validation:.1f} points: "
-            f"differences between networks are hard to see"
-        )
+    lines += few_images(dataset)
     return lines if constant is None else [*lines, constant.sentence]
+
+
+def few_images(dataset: Dataset | SegmentationDataset) -> list[str]:
+    """Return a warning if there are few validation images."""
+    images = len(dataset.validation)
+    if images >= FEW_IMAGES:
+        return []
+    of_classes = isinstance(dataset, Dataset) and dataset.labels == "class"
+    each = f"one image is {100 / images:.1f} points: " if of_classes else ""
+    return [f"warning: with {counted(images, 'validation image')}, {each}differences between networks are hard to see"]
+
+
+def all_notes(dataset: Dataset | SegmentationDataset) -> list[str]:
+    """Return the notes about a data set, and in which files of the results what they count is listed."""
+    listings = [] if dataset.division is None else dataset.division.listings
+    return [*dataset.notes, *([f"which images these are: {', '.join(listings)}"] if listings else [])]
 
 
 def as_lines(notes: Sequence[str]) -> list[str]:

@@ -96,11 +96,12 @@ def train(
         finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
         newest = "finished" if finished else max((state.name for state in states), default="")
         processes.check_same_everywhere(f"state of {out}", newest)
+        progress.quiet = progress.quiet or not processes.is_main
         if finished is not None:
+            progress.say(f"{out} has finished already and is not trained again")
             processes.on_main_process(functools.partial(clear_checkpoints, out, keep=keep))
             return finished
         processes.on_main_process(functools.partial(check_folder_writable, out))
-        progress.quiet = progress.quiet or not processes.is_main
         plan = recipe.plan()
         given, dataset = dataset, dataset or plan.source.load()
         if states and dataset.division is not None:

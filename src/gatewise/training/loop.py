@@ -78,6 +78,9 @@ class Training:
     def run(self) -> tuple[Evaluation, RunLog]:
         """Train the remaining epochs; return the evaluation of the trained network, and the log."""
         checkpoint = self._find_position()
+        if checkpoint is not None:
+            done, total = self.epoch * self.steps + self.step, self.epochs * self.steps
+            self.progress.say(f"{self.out} continues after step {done:,} of {total:,}")
         self.log = RunLog(self.out, self.epoch, self.progress, self.processes, self.track, self.title, self.config)
         self.progress.start(self.title, self.epochs, self.steps, self.epoch, self.step)
         set_total_steps(self.learner.plain_model, (self.epochs - self._gating.epochs.start) * self.steps)

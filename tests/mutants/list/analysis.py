@@ -326,6 +326,19 @@ CHANGES = {
             ),
         },
     },
+    "analysis/score_page.py": {
+        "_constant": {
+            "the constant answer is scored on other images than the network": replace(
+                "constant_answer(run.task, dataset, labels)", "constant_answer(run.task, dataset)"
+            ),
+            "the constant answer of other data is that of its training part": replace("run.data is not None", "False"),
+        },
+        "default_page": {
+            "an evaluation of other images replaces that of the run": remove(
+                "names += path.resolve().parts[-2:] if path.exists() else [run.data]"
+            ),
+        },
+    },
     "analysis/sections.py": {
         "overview": {
             "runs on other images side by side": replace(

@@ -26,7 +26,7 @@ CHANGES = {
         "_print_error": {
             "error on standard output": remove("file=sys.stderr"),
             "error of several lines": replace(
-                "f\"gatewise: {' '.join(str(error).split())}\"", "f'gatewise: {error}\\nsee --help'"
+                "with_names_of_flags(' '.join(str(error).split()))", "f'{error}\\nsee --help'"
             ),
         },
     },

@@ -96,6 +96,11 @@ CHANGES = {
         },
     },
     "comparison/report.py": {
+        "draw_costs": {
+            "intervals over images are called those over seeds": replace(
+                "v[score.name].get('over', 'seeds')", "'seeds'"
+            ),
+        },
         "_by_class": {
             "classes of the first gate only": replace(
                 "(label for scores in found.values() for label in scores)", "next(iter(found.values()))"
@@ -111,6 +116,9 @@ CHANGES = {
         "_Comparison.__init__": {
             "newer results overwritten": remove("check_format_not_newer(asked.out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
+        },
+        "_Comparison.results": {
+            "the answer does not know the constant answer": remove("if self.constant is not None: ..."),
         },
         "_Comparison.train_seeds": {
             "runs of one process join those of two": replace("if left:\n    ...", "if False:\n    ..."),
@@ -145,6 +153,12 @@ CHANGES = {
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
+        },
+        "_further_scores": {
+            "intervals of further scores leave their limits": replace(
+                "score_row(score, [run[score.name] for run in runs])",
+                "dataclasses.asdict(statistics.mean_interval([run[score.name] for run in runs]))",
+            ),
         },
     },
     "comparison/rivals.py": {

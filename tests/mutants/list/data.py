@@ -215,8 +215,22 @@ CHANGES = {
         "_Everything._check_named": {
             "a group may be in two splits": replace("other != split", "False"),
         },
+        "_Everything.conflicts": {
+            "only the first files with different labels are named": replace("different[:_NAMED]", "different[:1]"),
+        },
         "Division.check_same": {
             "changed files continue a division": replace("(text := read_text(file)) == self.csv", "True"),
+        },
+    },
+    "data/inventory.py": {
+        "_pixel_counts": {"ignored pixels are not counted": replace("int(counts[IGNORED])", "0")},
+        "Inventory._shares": {
+            "shares of all pixels, also of those that are ignored": replace(
+                "totals if name == _IGNORED else kept", "totals"
+            )
+        },
+        "Inventory._largest": {
+            "check finds the constant answer in validation labels": replace("train[label]", "validation[label]"),
         },
     },
     "data/layout.py": {

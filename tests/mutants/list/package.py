@@ -470,6 +470,7 @@ CHANGES = {
         },
         "Predictor.predict": {
             "masks overwrite each other": remove("_check_not_overwriting(files, Path(out))"),
+            "images that cannot be read are passed over in silence": remove("if unread: ..."),
         },
         "_check_not_overwriting": {
             "masks among the images": replace("out.resolve() in {file.parent.resolve() for file in files}", "False"),

@@ -73,7 +73,53 @@ def test_all_images_of_other_data_are_scored(root: Path, tmp_path: Path) -> None
     assert (found["images"], found["split"]) == (12, "train and validation")
     assert found["by_class"]["seven"] == {"recall": None, "images": 0}
     assert sum(found["confusion"]["counts"][1]) == 0
-    assert "constant" not in found
+    assert found["constant"] == {"answer": "'one'", "score": 0.5}
+    assert found["notes"] == []  # nothing about a training: all images are scored
+    held_out = score_run(root / "run", data=str(tmp_path / "new"), split="validation")
+    assert any("held out for validation" in note for note in held_out["notes"])
+
+
+def test_constant_answer_is_scored_on_the_images_that_are_scored(root: Path, tmp_path: Path) -> None:
+    for name, most in (("one", 1), ("seven", 5), ("zero", 2)):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for number in range(most):
+            shutil.copy(root / f"data/val/{name}/{number}.png", tmp_path / "new" / name)
+    assert score_run(root / "run", data=str(tmp_path / "new"))["constant"] == {"answer": "'seven'", "score": 5 / 8}
+    assert score_run(root / "run", split="train")["constant"] == {"answer": "'one'", "score": pytest.approx(1 / 3)}
+
+
+def test_page_of_other_images_has_a_name_of_its_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "data/val", tmp_path / "north/new photos")
+    for more, page in (
+        ([], root / "run/evaluation.html"),
+        (["--split", "validation"], root / "run/evaluation.html"),
+        (["--split", "all"], root / "run/evaluation_all.html"),
+        (["--data", "north/new photos"], root / "run/evaluation_north_new-photos.html"),
+        (["--data", "north/new photos", "--split", "train"], root / "run/evaluation_north_new-photos_train.html"),
+        (["--out", "ev"], tmp_path / "ev.html"),
+    ):
+        assert command(["evaluate", str(root / "run"), *more]) == 0
+        printed = capsys.readouterr().out
+        assert printed.splitlines()[-1] == f"page: {page}"
+        assert page.is_file()
+        assert "for comparison: always 'one' scores 33.33 % accuracy" in printed
+
+
+def test_images_that_cannot_be_read_are_left_out_on_request(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "data/val", tmp_path / "new")
+    (tmp_path / "new/one/0.png").write_bytes(b"no image")
+    evaluate = ["evaluate", str(root / "run"), "--data", str(tmp_path / "new")]
+    assert command(evaluate) == 2
+    assert "add --on-broken skip" in capsys.readouterr().err
+    assert command([*evaluate, "--on-broken", "skip"]) == 0
+    printed = capsys.readouterr()
+    assert "warning: 1 image cannot be read and is left out (" in printed.err
+    assert "on 17 train and validation images" in printed.out
 
 
 def test_own_data_is_not_other_data(root: Path) -> None:

@@ -396,11 +396,23 @@ def test_resume_skips_finished_run_and_starts_missing_run(here: Path, capsys: py
     assert len([line for line in progress.splitlines() if ": epoch 1/1" in line]) == 1
 
 
-def test_interruption_message_says_how_to_resume(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "called", "how"),
+    [
+        ("train --out run", "gatewise.training.train", " with --resume to continue"),
+        ("compare --out run", "gatewise.comparison.compare", " to continue"),
+        ("check --data digits", "gatewise.data.inventory.take_inventory", ""),
+    ],
+)
+def test_interruption_message_says_how_to_continue(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, called: str, how: str
 ) -> None:
-    recipe_of(monkeypatch, "train")
-    assert printed(capsys)[1].startswith("gatewise: interrupted; run the same command again")
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(called, interrupt)
+    assert run(words.split()) == 130
+    assert printed(capsys)[1] == f"gatewise: interrupted; run the same command again{how}\n"
 
 
 @pytest.mark.parametrize(
@@ -493,13 +505,23 @@ def _a_file(folder: Path) -> None:
     (folder / "file").write_text("- no recipe")
 
 
+def _a_file_in_a_folder(folder: Path) -> None:
+    (folder / "there").mkdir()
+    (folder / "there/file").touch()
+
+
 MISTAKES: dict[str, tuple[str, str]] = {
     "unknown command": ("trian", "Did you mean"),
     "unknown flag": ("train --epoch 3 --out there", "--epoch"),
     "flag of other programs": ("train --learning-rate 0.1 --out there", "Did you mean --lr?"),
     "resumed comparison": ("compare --resume --out there", "goes on when the same command is given again"),
     "flag of another command": ("compare --seed 1 --out there", "--seed"),
-    "stray word": ("train --out there stray", "stray"),
+    "stray word": ("train --out there stray", "takes options only, got also stray: give images with --data stray"),
+    "data without its flag": ("check my photos", "got also my photos: give images with --data my photos."),
+    "two runs for one": ("evaluate a b", "takes one RUN, got also b: give images with --data b, or call it once for"),
+    "two tables for one": ("judge a b", "judge takes one SOURCE, got also b: call it once for each SOURCE."),
+    "a word too many": ("demo a", "demo takes options only, got also a: omit it."),
+    "unknown flag among images": ("predict there a.jpg --topk 2", "Unknown option: --topk. Did you mean --top-k?"),
     "missing out": ("train", "--out"),
     "missing value": ("train --epochs --out there", "--epochs"),
     "no number": ("train --epochs three --out there", "--epochs: expected an integer, got 'three'"),
@@ -525,6 +547,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown augmentation": ("train --augmentation flop --out there", "unknown augmentation 'flop'"),
     "missing data": ("train --data nowhere --out there", "'nowhere' does not exist"),
     "missing data to compare": ("compare --data nowhere --out there", "'nowhere' does not exist"),
+    "misspelt name of data": ("check --data Digit", "Did you mean 'digits'?"),
     "data that is a file": ("train --data file --out there", "'file' is a file"),
     "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got --image-size 16"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
@@ -533,6 +556,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "comparison below a file": ("compare --gates none --seeds 1 --out file/all", "file"),
 }
 PREPARED: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "misspelt data": (_a_file_in_a_folder, "train --data there/fill --out there", "Did you mean 'there/file'?"),
+    "misspelt run": (
+        _a_file_in_a_folder,
+        "evaluate there/fill",
+        "'there/fill' does not exist. Did you mean 'there/file'?",
+    ),
     "existing run": (_a_run, "train --epochs 1 --out there", "there already contains a run"),
     "run of another recipe": (_a_run, "train --epochs 2 --out there --resume", "epochs 1 there, 2 now"),
     "comparison of another recipe": (_a_comparison, "compare --epochs 2 --out there", "epochs 1 there, 2 now"),
@@ -580,6 +609,36 @@ def test_internal_error_is_not_reported_as_usage_error(here: Path, monkeypatch: 
     monkeypatch.setattr(CALLED["train"], broken)
     with pytest.raises(ZeroDivisionError):
         run(["train", "--out", "run"])
+
+
+@pytest.mark.parametrize(
+    ("line", "paths", "options"),
+    [
+        (
+            "predict --json run --top-k 2 a.jpg - --out masks b.jpg -- --c.jpg",
+            {"images": ["a.jpg", "-", "b.jpg", "--c.jpg"]},
+            {"top_k": 2, "out": Path("masks"), "json_output": True},
+        ),
+        (
+            "explain a --out x.html b --data photos c",
+            {"runs": ["a", "b", "c"]},
+            {"out": Path("x.html"), "data": "photos"},
+        ),
+    ],
+)
+def test_options_may_stand_between_paths(
+    here: Path, line: str, paths: dict[str, list[str]], options: dict[str, Any]
+) -> None:
+    (here / "--c.jpg").touch()
+    _, bound, _ = cli.app.parse_args(line.split(), print_error=False, exit_on_error=False)
+    expected = {name: tuple(map(Path, given)) for name, given in paths.items()} | options
+    assert {name: bound.arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("line", "name"), [("predict run", "IMAGES"), ("explain --out x.html", "RUNS")])
+def test_missing_paths_are_named(capsys: pytest.CaptureFixture[str], line: str, name: str) -> None:
+    assert run(line.split()) == 2
+    assert capsys.readouterr().err == f"gatewise: {name} is missing.\n"
 
 
 def test_missing_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:

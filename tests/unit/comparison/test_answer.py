@@ -14,6 +14,7 @@ NONE = [0.900, 0.902, 0.899, 0.901, 0.898]
 BETTER = [0.911, 0.912, 0.910, 0.911, 0.908]
 WORSE = [0.880, 0.883, 0.880, 0.880, 0.879]
 ALIKE = [0.901, 0.899, 0.903, 0.900, 0.897]
+WARNED = "1 warning about the data (see Data in the report)"
 NOISY = [0.930, 0.880, 0.915, 0.865, 0.925]
 
 
@@ -81,6 +82,39 @@ def test_undecided_gate_is_not_recommended_and_the_number_of_seeds_is_said() -> 
         "For gct, a difference below 5.1 points could have been missed; 0.5 points would take 287 seeds. Fewer suffice "
         "with more validation images."
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"training": {"steps": 12}}, "few steps of training (12)."),
+        ({"validation_images": 77}, "few validation images (77)."),
+        ({"notes": ["warning: a leak", "a note"]}, f"{WARNED}."),
+        (
+            {"training": {"steps": 99}, "validation_images": 99, "notes": ["warning: a"]},
+            f"few steps of training (99), few validation images (99) and {WARNED}.",
+        ),
+        ({"training": {"steps": 100}, "validation_images": 100, "notes": ["a note"]}, None),
+    ],
+)
+@pytest.mark.parametrize("reached", [0.5, 0.95])
+def test_what_limits_a_comparison_is_said_once(more: dict[str, Any], expected: str | None, reached: float) -> None:
+    constant = {"answer": "'cat'", "score": reached}
+    found = answer(
+        results({"none": NONE, "gct": BETTER}, command=False, constant=constant, failed={"se": "nan"}, **more)
+    )
+    said = [sentence for sentence in found if sentence.startswith("Bear in mind: ")]
+    assert said == ([] if expected is None else [f"Bear in mind: {expected}"])
+    assert found[-1] == "se failed and is left out (nan)."
+
+
+def test_small_and_absent_differences_have_words() -> None:
+    same = [value + change for value, change in zip(NONE, (1e-3, -1e-3, 0, 2e-3, -2e-3), strict=True)]
+    assert "its accuracy is no different (95 %" in answer(results({"none": NONE, "gct": same}))[0]
+    assert [ACCURACY.number(-1e-9, sign) for sign in ("", "+")] == ["0.00", "+0.00"]
+    lower = [value - 4e-5 for value in same]
+    assert "its accuracy is less than 0.01 points lower (95 %" in answer(results({"none": NONE, "gct": lower}))[0]
+    assert "error is less than 0.001 lower (95 %" in answer(results({"none": NONE, "gct": lower}, MAE))[0]
 
 
 @pytest.mark.parametrize(("score", "reached"), [(ACCURACY, 0.9095), (MAE, 0.8812)])

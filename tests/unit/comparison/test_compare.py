@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 import gatewise as gw
-from gatewise.comparison import compare, table
+from gatewise.comparison import compare, run_results, table
 from gatewise.comparison import run as comparing
 from gatewise.core.power import detectable_difference, seeds_for
 from gatewise.data import Batches
@@ -91,6 +91,30 @@ def test_config_without_size_is_named(done: Comparison, few_rounds: None, tmp_pa
     config.write_text(json.dumps(values))
     with pytest.raises(DataError, match=rf"{config} has no 'image_size'"):
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
+
+
+def test_answer_compares_with_the_constant_answer(
+    done: Comparison, few_rounds: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    for folder in out.glob("runs/*/seed_*"):
+        write_metrics(folder, read_metrics(folder) | {"accuracy": 0.02})
+    monkeypatch.setattr(comparing, "training_speeds", lambda recipes, _: dict.fromkeys(recipes, 100.0))
+    found = compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
+    assert found["summary"][0].startswith("This comparison decides nothing: no network was shown to be")
+    assert (out / "results.md").read_text().startswith(found["summary"][0])
+
+
+def test_further_scores_have_intervals_within_their_limits() -> None:
+    runs = [
+        {"accuracy": 0.9, "balanced_accuracy": high, "macro_f1": 0.5, "ece": low}
+        for high, low in ((1.0, 0.001), (0.9, 0.09))
+    ]
+    found = run_results._further_scores(Recipe().task_spec.make(("a", "b")), runs)
+    assert set(found) == {"balanced_accuracy", "macro_f1", "ece"}
+    assert found["balanced_accuracy"]["mean"] == pytest.approx(0.95)
+    assert 0 < found["ece"]["low"] < found["ece"]["mean"] < found["balanced_accuracy"]["high"] < 1
+    assert found["macro_f1"] == {"mean": 0.5, "low": None, "high": None, "values": [0.5, 0.5]}
 
 
 # Equal conditions

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -11,6 +12,7 @@ from playwright.sync_api import Browser
 from gatewise.analysis import drawing, figures
 from gatewise.analysis.page import Page as Document
 from gatewise.analysis.page import Section
+from gatewise.analysis.run_figures import accuracy_against_macs
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison import compare, run_results
 from gatewise.comparison import report as reporting
@@ -158,8 +160,19 @@ def test_page_says_how_it_was_made(opened: Opened) -> None:
 
 def test_every_column_is_visible_on_wide_screen(browser: Browser, report: Path) -> None:
     opened = open_file(browser, report)
-    opened.page.set_viewport_size({"width": 1500, "height": 900})
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
     assert opened.page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
+    opened.page.context.close()
+
+
+def test_flags_of_the_command_are_not_broken(browser: Browser, report: Path) -> None:
+    opened = open_file(browser, report)
+    opened.page.set_viewport_size({"width": 500, "height": 900})
+    command = opened.page.locator("dt:text-is('command') + dd")
+    assert command.inner_text().startswith("gatewise compare --data ")
+    heights = {flag.bounding_box()["height"] for flag in command.locator(".flag").all()}
+    assert len(heights) == 1, "a flag has two lines"
+    assert command.locator(".flag").count() > 3
     opened.page.context.close()
 
 
@@ -256,6 +269,7 @@ def test_score_whose_lower_values_are_better_is_drawn_in_its_unit() -> None:
     assert drawn.table is not None
     assert drawn.table.columns == ["variant", "epoch", "mean", "lowest", "highest"]
     assert [row[2].text for row in drawn.table.rows] == ["3.0000", "0.5000", "0.7500"]
+    assert [row[1].text for row in drawn.table.rows] == ["1", "2", "3"]
     assert drawn.tips == {"series-0": "a: 0.75 after epoch 3, best 0.50"}
     assert drawn.figure.axes[0].get_ylim()[1] > 3.0
     assert drawn.figure.axes[0].get_ylabel() == "validation mean distance"
@@ -278,6 +292,41 @@ def test_rival_has_colour_of_its_gates_and_is_joined_to_them() -> None:
     assert (wide.get_markerfacecolor(), se.get_markerfacecolor()) == ("none", se.get_color())
     assert drawn.shows.endswith("Hollow: a network without gates that costs as much as the gates it is joined to.")
     assert "Hollow" not in figures.accuracy_against_latency(points).shows
+
+
+def test_caption_says_what_intervals_are_over() -> None:
+    def results(*over: str | None) -> dict[str, Any]:
+        rows = [
+            {
+                "gates": str(number),
+                "accuracy": {"mean": 0.5, "low": low, "high": low, **({"over": what} if what else {})},
+                "latency_ms": {"1": {"median": 1.0}},
+            }
+            for number, what in enumerate(over)
+            for low in [None if what == "" else 0.5]
+        ]
+        return {"score": "accuracy", "variants": rows}
+
+    for over, expected in (
+        ((None, None), "over seeds."),
+        (("images", "images"), "over images."),
+        (("", "images"), "over images."),
+        ((None, "images"), "over seeds or images."),
+    ):
+        (drawn,) = reporting.draw_costs(results(*over))
+        assert drawn.shows.endswith(f"bars are 95 % intervals {expected}")
+
+
+@pytest.mark.parametrize("costs", [(40.812864,), (40.812864, 40.8128641), (0.0131,), (40.8, 123456.7)])
+def test_axis_of_costs_has_short_numbers(costs: tuple[float, ...]) -> None:
+    for drawn in (
+        accuracy_against_macs({str(cost): (cost, 0.5) for cost in costs}),
+        figures.accuracy_against_latency({str(cost): (cost, 0.5, 0.4, 0.6) for cost in costs}),
+    ):
+        axes = drawn.figure.axes[0]
+        low, high = axes.get_xlim()
+        assert low < min(costs) <= max(costs) < high
+        assert all(len(tick.get_text()) <= 7 for tick in axes.get_xticklabels())
 
 
 def test_caption_names_distinguishing_marks() -> None:

@@ -27,8 +27,7 @@ def test_class_folders_in_root_are_divided(tmp_path: Path) -> None:
     assert (dataset.classes, sizes(dataset)) == (("cat", "dog"), (16, 4))
     assert dataset.validation.labels.tolist() == [0, 0, 1, 1]
     assert said(dataset) == (
-        f"{tmp_path} has no splits: 4 of 20 images (0.2, seed 0, stratified) are held out for validation; split.csv "
-        f"lists them"
+        f"{tmp_path} has no splits: 4 of 20 images (0.2, seed 0, stratified) are held out for validation"
     )
 
 
@@ -273,7 +272,7 @@ def test_broken_images_are_left_out_on_request(tmp_path: Path, loading: str) -> 
     (tmp_path / "photos/cat/IMG_1.heic").write_bytes(b"x")
     dataset = load_dataset(tmp_path / "photos", loading=loading, reading=Reading(on_broken="skip"))
     assert sum(sizes(dataset)) == 39
-    assert "warning: 1 image left out: they cannot be read" in said(dataset)
+    assert "warning: 1 image cannot be read and is left out" in said(dataset)
     assert "IMG_1.heic: HEIC is not read; left out" in said(dataset)
     assert dataset.division is not None
     dataset.division.write(tmp_path / "run")

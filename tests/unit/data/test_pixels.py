@@ -116,6 +116,15 @@ def test_transparency_of_png_is_dropped_with_a_note(tmp_path: Path) -> None:
     dataset = load_dataset(folder(tmp_path, ".png", lambda _, __: rgba(0, "PNG")))
     assert dataset.channels == 3
     assert "transparency is dropped (12 of 12 sampled images are not opaque)" in dataset.notes
+    assert not any("sampled images differ" in note for note in dataset.notes)
+
+
+@pytest.mark.situation("pixels: grey, coloured and transparent files in one folder")
+def test_files_of_different_kinds_are_counted_in_a_note(tmp_path: Path) -> None:
+    values = np.full((4, 4, 3), 90, np.uint8)
+    kinds = [rgba(255, "PNG"), grey(values[..., 0]), saved(Image.fromarray(values))]
+    notes = load_dataset(folder(tmp_path, ".png", lambda label, number: kinds[min(label, number)])).notes
+    assert "sampled images differ (8 in colours with alpha, 4 grey): all are read in colours" in notes
 
 
 @pytest.mark.situation("pixels: arrays of many bands in .npy files")

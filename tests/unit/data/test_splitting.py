@@ -264,10 +264,21 @@ def test_leaks_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def test_same_bytes_with_different_labels_are_named(tmp_path: Path) -> None:
-    by_class(tmp_path, TEN)
-    shutil.copy(tmp_path / "cat/0.png", tmp_path / "dog/x.png")
-    notes = load_dataset(tmp_path).notes
-    assert "warning: 1 image there twice, with different labels (cat/0.png is cat, dog/x.png is dog)" in notes
+    by_class(tmp_path / "data", TEN)
+    pairs = [f"cat/{number}.png is cat; dog/x{number}.png is dog" for number in range(4)]
+    for number, named in enumerate((pairs[:1], pairs[:2], pairs[:3], [*pairs[:3], "1 more"])):
+        shutil.copy(tmp_path / f"data/cat/{number}.png", tmp_path / f"data/dog/x{number}.png")
+        count = "1 picture" if number == 0 else f"{number + 1} pictures"
+        notes = load_dataset(tmp_path / "data").notes
+        assert f"warning: same bytes, different labels: {count} ({' / '.join(named)})" in notes
+    shutil.copy(tmp_path / "data/cat/4.png", tmp_path / "data/cat/4_again.png")  # the same label: no conflict
+    division = load_dataset(tmp_path / "data").division
+    assert division is not None
+    assert division.listings == ["split.csv", "conflicts.csv"]
+    division.write(tmp_path / "run")
+    found = rows(tmp_path / "run/conflicts.csv")
+    assert [row["image"] for row in found] == [name for n in range(4) for name in (f"cat/{n}.png", f"dog/x{n}.png")]
+    assert found[1] == {"image": "dog/x0.png", "label": "dog", "same_as": "cat/0.png"}
 
 
 # split.csv

@@ -316,6 +316,17 @@ def lines(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
+def test_images_that_can_be_read_are_predicted_and_others_set_the_exit_code(
+    gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = pictures(gated, tmp_path / "photos")
+    (photos / "00.png").write_bytes(b"no image")
+    assert run(["predict", str(gated), str(photos), "--json"]) == 2
+    printed = capsys.readouterr()
+    assert [row["image"] for row in lines(printed.out)] == [str(photos / f"{number}.png") for number in range(3)]
+    assert printed.err.startswith(f"gatewise: 1 of 4 images could not be read: {photos / '00.png'}: truncated")
+
+
 @pytest.mark.parametrize("form", ONNX)
 def test_exported_file_predicts_like_run(
     gated: Path,

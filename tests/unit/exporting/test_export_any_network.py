@@ -217,6 +217,18 @@ def test_network_predicts_image_files(photos: list[str]) -> None:
     assert net.dropout.training
 
 
+@pytest.mark.situation("networks without a run: prediction of images of which some cannot be read")
+def test_images_that_cannot_be_read_are_named_after_the_others(photos: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "phone.heic").write_bytes(b"")
+    given = [photos[0], str(tmp_path / "broken.png"), photos[1], str(tmp_path / "phone.heic"), photos[2]]
+    rows = gw.predict(Brightest(), given, classes=list(COLOURS), image_size=(8, 8), **SCALE)
+    assert [next(rows)["image"] for _ in photos] == photos
+    message = r"^2 of 5 images could not be read: .*broken\.png: truncated .*phone\.heic: HEIC is not read"
+    with pytest.raises(DataError, match=message):
+        next(rows)
+
+
 def test_exported_file_predicts_like_its_network(photos: list[str], tmp_path: Path) -> None:
     details: dict[str, Any] = {"classes": list(COLOURS), **SCALE}
     net = Brightest()

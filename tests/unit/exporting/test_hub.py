@@ -16,6 +16,7 @@ import gatewise as gw
 from gatewise import GatewiseError, PretrainedNet
 from gatewise.cli import run
 from gatewise.core.files import read_json, write_json
+from gatewise.models import import_network
 from support.command_runs import gated, plain, small  # noqa: F401 - fixtures
 from support.scenes import done, folder, recipe  # noqa: F401 - fixtures
 
@@ -152,7 +153,28 @@ def test_folder_without_classes_cannot_predict(tmp_path: Path, capsys: pytest.Ca
 def test_network_not_matching_spec_rejected_and_nothing_written(tmp_path: Path) -> None:
     with pytest.raises(GatewiseError, match=r"was not written: resnet20 does not build this network .*fc"):
         PretrainedNet(gw.make_model("resnet20", num_classes=7), "resnet20").save_pretrained(tmp_path / "shared")
-    assert list((tmp_path / "shared").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_of_a_function_is_shared_once_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "our_shared_nets.py").write_text(
+        "import torch\n\n\ndef build(num_classes, in_chans):\n"
+        "    parts = torch.nn.Conv2d(in_chans, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()\n"
+        "    return torch.nn.Sequential(*parts, torch.nn.Linear(4, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec, details = "our_shared_nets:build", {"num_classes": 3, "in_chans": 1}
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+    )
+    net = PretrainedNet(network, spec, **details)
+    with pytest.raises(GatewiseError, match=r"built by the function our_shared_nets:build, .*import_network\('our_"):
+        net.save_pretrained(tmp_path / "new/shared")
+    assert not (tmp_path / "new").exists()
+    import_network(spec)
+    net.save_pretrained(tmp_path / "new/shared")
+    assert torch.equal(PretrainedNet.from_pretrained(tmp_path / "new/shared").network[3].bias, network[3].bias)
 
 
 def test_unfinished_run_rejected(gated: Path, tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_constant_number_is_the_best_for_its_score() -> None:
     mean = constant_answer(Recipe(task="regress", metric="rmse").task_spec.make(["v"]), dataset)
     assert median is not None
     assert mean is not None
-    assert median.sentence == "always the median of the training images, 1, scores 2.667 mean absolute error"
+    assert median.sentence == "always the median of the labels, 1, scores 2.667 mean absolute error"
     assert mean.score == pytest.approx(np.std([0, 1, 8]))
 
 

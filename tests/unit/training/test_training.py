@@ -221,13 +221,25 @@ def test_run_is_complete_only_with_all_results(
 def test_only_missing_epochs_are_trained(tmp_path: Path) -> None:
     class Counting(Progress):
         epochs: ClassVar[list[int]] = []
+        lines: ClassVar[list[str]] = []
 
         def epoch(self, row: Mapping[str, Any]) -> None:
             self.epochs.append(row["epoch"])
 
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
     with pytest.raises(Stop):
         trained(tmp_path / "run", progress=Interrupting(3))
-    trained(tmp_path / "run", resume=True, progress=Counting(quiet=True))
+    steps = len(DATASET.train) // RECIPE.batch_size
+    for expected in (
+        f"{tmp_path / 'run'} continues after step {2 * steps} of {3 * steps}",
+        f"{tmp_path / 'run'} has finished already and is not trained again",
+    ):
+        Counting.lines.clear()
+        trained(tmp_path / "run", resume=True, progress=Counting(quiet=True))
+        assert expected in Counting.lines
+        assert len([line for line in Counting.lines if str(tmp_path) in line]) == 1
     assert Counting.epochs == [3]
 
 

@@ -14,6 +14,8 @@ _CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 class Cifar(LabelledSource):
     """One of the two data sets by name, downloaded if missing, or the folder that contains its files."""
 
+    names = tuple(_FOLDERS)
+
     def matches(self, location: Location) -> bool:
         return _name(location) is not None
 

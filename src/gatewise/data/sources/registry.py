@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -34,6 +34,7 @@ class Source(ABC):
         hint: what to set to get that, a sentence.
         name: key in the registry.
         help: what to give as `--data`, a few words for help and error messages.
+        names: what `--data` can be apart from a path; by default `name`, if the source matches nothing else.
         order: sources are asked in ascending order; the first that matches is read.
         flip: whether a horizontally flipped image keeps its label.
         has_columns: whether the options about columns of a table are used.
@@ -43,6 +44,7 @@ class Source(ABC):
     hint: ClassVar[str]
     name: ClassVar[str]
     help: ClassVar[str]
+    names: ClassVar[Sequence[str]] = ()
     order: ClassVar[int]
     flip: ClassVar[bool] = True
     has_columns: ClassVar[bool] = False
@@ -92,6 +94,8 @@ def register_source(name: str, *, help: str, order: int = 0) -> Callable[[type[K
 
     def register(source: type[Kind]) -> type[Kind]:
         source.name, source.help, source.order = name, help, order
+        if source.matches is Source.matches:
+            source.names = (name,)
         _registry[name] = source()
         return source
 
@@ -156,8 +160,10 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
     if hint := hint_about_files(location):
         raise errors.DataError(f"{problem}. {hint}")
     kinds: tuple[type[Source], ...] = (LabelledSource, MaskedSource)
-    others = [other for other in kinds if any(source.matches(location) for source in _sources(other))]
-    raise errors.DataError(" ".join([f"{problem}.", *(other.hint for other in others)]))
+    hints = "".join(f" {other.hint}" for other in kinds if any(source.matches(location) for source in _sources(other)))
+    if not hints and not location.path.exists():
+        hints = _validation.path_meant(location.path, [name for source in _sources(kind) for name in source.names])
+    raise errors.DataError(f"{problem}.{hints}")
 
 
 def hint_about_files(location: Location) -> str:

@@ -18,6 +18,8 @@ VOC_CLASSES = (
 class Voc(MaskedSource):
     """Pascal VOC segmentation of one year by name, downloaded if missing, or the folder that contains its files."""
 
+    names = tuple(VOC)
+
     def matches(self, location: Location) -> bool:
         return bool(_years(location))
 

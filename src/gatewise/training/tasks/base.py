@@ -66,8 +66,8 @@ class Score:
         return "above" if self.higher_is_better else "below"
 
     def number(self, value: float, sign: str = "") -> str:
-        """Return a value as shown, without its unit; `sign` "+" shows the sign of a difference."""
-        return f"{self.factor * value:{sign}.{2 if self.is_fraction else 3}f}"
+        """Return a value as shown, without its unit; `sign` "+" shows the sign of a difference, "+" for zero."""
+        return f"{self.factor * value:{sign}z.{2 if self.is_fraction else 3}f}"
 
     def text(self, value: float) -> str:
         """Return a value as shown, with its unit.

@@ -112,7 +112,7 @@ class Regression(Task):
         labels: Tensor = dataset.train.labels  # type: ignore[union-attr]  # pyright: ignore
         middle, name = (labels.median(0).values, "median") if self.score is MAE else (labels.mean(0), "mean")
         shown = ", ".join(f"{value:.4g}" for value in middle.tolist())
-        return f"the {name} of the training images, {shown},", (middle - self.mean) / self.std
+        return f"the {name} of the labels, {shown},", (middle - self.mean) / self.std
 
     def new_results(self, device: torch.device) -> BatchResults:  # noqa: ARG002
         return _RegressionResults(self)
