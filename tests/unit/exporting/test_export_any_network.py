@@ -96,8 +96,11 @@ def test_int8_takes_its_ranges_from_a_loader(tmp_path: Path) -> None:
     logits = session.run(None, {"image": IMAGES.numpy()})[0]
     error = np.abs(logits - net(IMAGES).detach().numpy()).max()
     assert 0 < error < 0.2 * np.abs(logits).max()
-    with pytest.raises(InvalidValueError, match="int8 needs format onnx and form masked, compact or routes"):
-        gw.export(net, tmp_path / "net.pt2", example=IMAGES[:2], int8=[IMAGES])
+
+
+def test_int8_needs_a_format_that_has_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="int8 needs format onnx and form masked, compact or routes, got torch"):
+        gw.export(gated(), tmp_path / "net.pt2", example=IMAGES[:2], int8=[IMAGES])
 
 
 def test_images_of_any_size(tmp_path: Path) -> None:

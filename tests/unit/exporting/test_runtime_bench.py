@@ -56,15 +56,17 @@ def without_files(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
+KEPT = ROOT / "tests/reliability/v0_1_0"
+GATER, PLAIN = KEPT / "gater", KEPT / "comparison/runs/none/seed_0"
 BOTH: dict[str, Any] = {"runtimes": ["onnxruntime"], "precisions": ["float32", "int8"], "batch_sizes": [1]}
 
 
 def test_verdict_names_fastest_of_all_with_its_score_and_fastest_in_float32(
-    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = without_files(monkeypatch)
     fixed_times(monkeypatch, compact_onnxruntime=4.0, int8_masked_onnxruntime=2.0)
-    found = bench_runtimes(gated, tmp_path, **BOTH)
+    found = bench_runtimes(GATER, tmp_path, **BOTH)
     assert found["verdict"] == (
         "one image: masked in int8 in ONNX Runtime is fastest (accuracy 95.50 %, in float32 96.40 %), 2.00 times as "
         "fast as the fastest in float32: compact in ONNX Runtime, 2.00 times as fast as dense in ONNX Runtime"
@@ -74,16 +76,16 @@ def test_verdict_names_fastest_of_all_with_its_score_and_fastest_in_float32(
     assert {name for options in asked for name in options} == {"form", "int8", "constant", "data"}, "as export does"
     assert {options["constant"] for options in asked} == {None}
     fixed_times(monkeypatch, compact_onnxruntime=1.0)
-    assert bench_runtimes(gated, tmp_path, **BOTH)["verdict"] == (
+    assert bench_runtimes(GATER, tmp_path, **BOTH)["verdict"] == (
         "one image in float32: deploy compact in ONNX Runtime, 8.00 times as fast as dense in ONNX Runtime (nothing in "
         "int8 is faster)"
     )
 
 
-def test_int8_of_a_plain_network_is_scored(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_of_a_plain_network_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = without_files(monkeypatch)
     fixed_times(monkeypatch, int8_dense_onnxruntime=4.0)
-    found = bench_runtimes(plain, tmp_path, **BOTH)
+    found = bench_runtimes(PLAIN, tmp_path, **BOTH)
     assert [options["form"] for options in asked] == ["masked", "masked"]
     assert found["scores"]["dense"]["int8"] == 0.955
     assert found["verdict"] == (
@@ -92,16 +94,19 @@ def test_int8_of_a_plain_network_is_scored(plain: Path, tmp_path: Path, monkeypa
     )
 
 
-def test_ratios_are_paired_by_round(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_paired_by_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed_times(monkeypatch, dense_torch=[1.0, 2.0, 12.0], masked_torch=[1.0, 4.0, 4.0], skip_torch=9, compact_torch=9)
-    found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[1], images=8)
+    found = bench_runtimes(GATER, tmp_path, runtimes=["torch"], batch_sizes=[1], images=8)
     row = found["batches"]["1"]["float32"]["masked"]["torch"]
     assert row["dense_over_this"][0] == row["dense_here_over_this"][0] == pytest.approx(1.0), "0.5 by the medians"
-    assert "masked in PyTorch, 1.00 times as fast" in found["verdict"]
+    assert found["verdict"] == (
+        "one image in float32: deploy masked in PyTorch, 1.00 times as fast as dense in PyTorch (the gates save no "
+        "time here: train a plain network)"
+    )
 
 
 def test_what_is_not_timed_is_said_once(
-    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: Any, **options: Any) -> Any:
         attempts.append(options["form"])
@@ -113,7 +118,7 @@ def test_what_is_not_timed_is_said_once(
     monkeypatch.setattr("gatewise.exporting.runtime_bench.export_run", fails)
     monkeypatch.setitem(RUNTIMES, "openvino", dataclasses.replace(RUNTIMES["onnxruntime"], extra=None))  # type: ignore
     arguments = ["--runtimes", "onnxruntime,openvino", "--batch-sizes", "1", "--out", str(tmp_path)]
-    assert run(["bench", str(gated), *arguments]) == 0
+    assert run(["bench", str(GATER), *arguments]) == 0
     shown = capsys.readouterr()
     forms = ["masked", "skip", "compact"]
     names = ", ".join(f"{form} in float32 in {name}" for form in forms for name in ("onnxruntime", "openvino"))
