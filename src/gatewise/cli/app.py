@@ -59,7 +59,7 @@ _HINTS = {  # by command and by an option that other programs, or other commands
     ("compare", "--learning-rate"): "Did you mean --lr?",
     ("train", "--learning-rate"): "Did you mean --lr?",
 }
-_AFTER_INTERRUPTION = {"train": " with --resume to continue", "compare": " to continue"}  # others begin anew
+_AFTER_INTERRUPTION = {"train": " with --resume to continue", "compare": " to continue"}  # others start again
 _FIRST_STEPS = """\
 gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
 
