@@ -131,8 +131,8 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
 
     >>> did_you_mean("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
-    >>> did_you_mean("cbam", ["eca", "gct"])
-    ''
+    >>> did_you_mean("cbam", ["eca", "gct"]), did_you_mean("gtc", ["gc", "gct"])
+    ('', " Did you mean 'gct'?")
     """
     near = _similar(value, options)
     return f" Did you mean {safe_repr(near[0])}?" if near else ""
@@ -142,10 +142,12 @@ def _similar(value: object, options: Sequence[Option]) -> list[Option]:
     """Return the options that may have been meant by `value`, the most similar first."""
     first = str(value)[:1].lower()
     same_first = [option for option in options if str(option)[:1].lower() == first]
-    return [
-        *nearest(value, options, most=1, cutoff=_SIMILAR),
-        *nearest(value, same_first, most=1, cutoff=_SIMILAR_WITH_FIRST),
+    every = len(options)
+    similar = [
+        *nearest(value, options, most=every, cutoff=_SIMILAR),
+        *nearest(value, same_first, most=every, cutoff=_SIMILAR_WITH_FIRST),
     ]
+    return nearest(value, similar, most=every)
 
 
 def path_meant(path: Path, names: Iterable[str] = ()) -> str:

@@ -286,7 +286,7 @@ def test_wrong_arguments_rejected(
             "a file of format torch must be named *.pt2, got x.onnx. Rename it, or choose another format",
         ),
         (["--to", "torch"], "format (to): onnx (ONNX, *.onnx), torch (an archive of torch.export, *.pt2)."),
-        (["--to", "torch", "--int8"], "form masked, compact or routes, got torch and masked"),
+        (["--int8", "--form", "skip"], "form masked, compact or routes, got onnx and skip"),
         (["--images", "1"], "images must be at least 2"),
     ):
         assert run(["export", str(gated), "--out", str(tmp_path / "x.onnx"), *arguments]) == 2

@@ -21,7 +21,9 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Return the networks that are traced, in order."""
     traced: list[nn.Module] = []
     trace = graph.trace
-    monkeypatch.setattr(graph, "trace", lambda model, example: traced.append(model) or trace(model, example))
+    monkeypatch.setattr(
+        graph, "trace", lambda model, *options, **by: traced.append(model) or trace(model, *options, **by)
+    )
     return traced
 
 

@@ -93,7 +93,7 @@ def test_function_gets_classes_channels_and_options(here: Path) -> None:
     [
         ("our_nets:bulid", "has no function 'bulid'. Did you mean 'build'"),
         ("other_nets:build", "cannot import .other_nets. .*No module named.*NAME:OPTION=VALUE"),
-        ("resnet20:wide", "cannot import 'resnet20'"),
+        ("resnet20:wide", "unknown option of model 'resnet20' 'wide'"),
         ("our/nets.py:build", "cannot parse the network 'our/nets.py:build'"),
         ("our_nets:broken", r"our_nets:broken\(num_classes=3, in_chans=1\) fails: .*no weights"),
         ("our_nets:build:deep=4", r"our_nets:build\(.*fails: .*unexpected keyword argument 'deep'"),
