@@ -76,7 +76,8 @@ def _rows(run: Run) -> Iterator[tuple[str, str]]:
     if "open_fraction" in metrics:
         yield "open gates", f"{100 * metrics['open_fraction']:.1f} % on average"
     if "executed_macs" in metrics:
-        yield "MACs executed per image, on average", f"{metrics['executed_macs'] / 1e6:,.1f} million"
+        mean = " (open filters and gater), on average" if "open_fraction" in metrics else ""
+        yield f"multiply-adds per image{mean}", f"{metrics['executed_macs'] / 1e6:,.1f} million"
     yield "epochs", str(metrics["epochs"])
 
 
