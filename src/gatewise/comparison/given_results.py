@@ -314,9 +314,12 @@ def of_runs(folder: Path) -> Given:
         if seed in given.scores.setdefault(name, {}):
             raise errors.DataError(f"{folder} has two runs of {name}, seed {seed}, one of them {run}. Keep one.")
         given.scores[name][seed] = of[given.score.name]
-        row = given.rows.setdefault(name, {"parameters": of["parameters"], "curves": []})
+    shared = set[str].intersection(*map(set, given.scores.values()))
+    compared = {run: of for run, of in metrics.items() if str(_seed(run / METRICS)) in shared}
+    for run, of in compared.items():
+        row = given.rows.setdefault(names[run], {"parameters": of["parameters"], "curves": []})
         row["curves"].append([epoch[f"validation_{given.score.name}"] for epoch in read_log(run)])
-    _add_tests(given, {run: (names[run], of) for run, of in metrics.items()})
+    _add_tests(given, {run: (names[run], of) for run, of in compared.items()})
     given.notes += _differing_recipes(metrics)
     _add_images(given, names)
     return given
@@ -345,7 +348,7 @@ def _variants(runs: Sequence[Path]) -> dict[Path, str]:
 
 def _add_tests(given: Given, runs: Mapping[Path, tuple[str, Mapping[str, Any]]]) -> None:
     """Add the scores on the test images to the rows of variants of which all runs have them."""
-    for name in given.scores:
+    for name in given.rows:
         of_seeds = [metrics for variant, metrics in runs.values() if variant == name]
         if all("test" in metrics for metrics in of_seeds):
             tests = [metrics["test"][given.score.name] for metrics in of_seeds]

@@ -57,6 +57,9 @@ CHANGES = {
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
             ),
         },
+        "of_runs": {
+            "test scores of seeds that others lack": replace("str(_seed(run / METRICS)) in shared", "True"),
+        },
         "of_table": {
             "a row that is there twice replaces the first": replace("image in of_seed", "False"),
         },

@@ -143,7 +143,7 @@ ENVIRONMENT = {"hardware": "a processor", "torch": "2.14", "gatewise": "0"}
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
 
 
-def kept_run(folder: Path, wrong: int, *, precision: str = "fp32") -> None:
+def kept_run(folder: Path, wrong: int, *, precision: str = "fp32", tested: float = 0.5) -> None:
     """Write what is kept of a run: metrics, log and predictions, of which the first `wrong` are wrong."""
     folder.mkdir(parents=True)
     predictions = LABELS.clone()
@@ -153,7 +153,9 @@ def kept_run(folder: Path, wrong: int, *, precision: str = "fp32") -> None:
     (folder / "log.jsonl").write_text(json.dumps(log) + "\n")
     save_file({"predictions": predictions, "labels": LABELS}, folder / "predictions.safetensors")
     metrics = {"score": "accuracy", "accuracy": accuracy, "parameters": 10, "epochs": 1, "precision": precision}
-    write_metrics(folder, {**metrics, "images_per_second": 10.0, "environment": ENVIRONMENT, "test": {"accuracy": 0.5}})
+    write_metrics(
+        folder, {**metrics, "images_per_second": 10.0, "environment": ENVIRONMENT, "test": {"accuracy": tested}}
+    )
 
 
 @pytest.fixture
@@ -174,6 +176,15 @@ def test_runs_without_weights_are_judged(kept: Path, tmp_path: Path) -> None:
     assert gct["curves"] == [[0.875], [0.875], [0.75]]
     assert results["score"] == "accuracy"
     assert (tmp_path / "judged/curves.svg").exists()
+
+
+def test_seed_that_others_lack_is_in_no_number(kept: Path) -> None:
+    """Its test score and its curve were."""
+    kept_run(kept / "runs/none/seed_3", 8, tested=0.0)
+    none = variants(gw.judge(kept))["none"]
+    assert none["accuracy"]["values"] == [0.625, 0.5, 0.625]
+    assert none["test"]["mean"] == 0.5
+    assert none["curves"] == [[0.625], [0.5], [0.625]]
 
 
 def test_runs_without_predictions_have_no_differences_over_images(kept: Path) -> None:
