@@ -67,7 +67,7 @@ def test_segmenter_keeps_image_size(done: Path, tmp_path: Path) -> None:
 def test_compacted_run_can_be_shared(small: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(small).save_pretrained(tmp_path)
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(gw.load_model(small)[0]))
-    assert "MACs executed" in (tmp_path / "README.md").read_text()
+    assert "multiply-adds per image" in (tmp_path / "README.md").read_text()
 
 
 def card(folder: Path) -> tuple[dict[str, Any], str]:
