@@ -134,12 +134,12 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
     >>> did_you_mean("cbam", ["eca", "gct"]), did_you_mean("gtc", ["gc", "gct"])
     ('', " Did you mean 'gct'?")
     """
-    near = _similar(value, options)
-    return f" Did you mean {safe_repr(near[0])}?" if near else ""
+    meant = _meant(value, options)
+    return "" if meant is None else f" Did you mean {safe_repr(meant)}?"
 
 
-def _similar(value: object, options: Sequence[Option]) -> list[Option]:
-    """Return the options that may have been meant by `value`, the most similar first."""
+def _meant(value: object, options: Sequence[Option]) -> Option | None:
+    """Return the option that was probably meant by `value`, or None if none is similar."""
     first = str(value)[:1].lower()
     same_first = [option for option in options if str(option)[:1].lower() == first]
     every = len(options)
@@ -147,7 +147,7 @@ def _similar(value: object, options: Sequence[Option]) -> list[Option]:
         *nearest(value, options, most=every, cutoff=_SIMILAR),
         *nearest(value, same_first, most=every, cutoff=_SIMILAR_WITH_FIRST),
     ]
-    return nearest(value, similar, most=every)
+    return next(iter(nearest(value, similar, most=1)), None)
 
 
 def path_meant(path: Path, names: Iterable[str] = ()) -> str:
@@ -155,8 +155,8 @@ def path_meant(path: Path, names: Iterable[str] = ()) -> str:
     known = {name: name for name in names}
     with contextlib.suppress(OSError, ValueError):
         known |= {other.name: str(other) for other in path.parent.iterdir() if not other.name.startswith(".")}
-    near = _similar(path.name, list(known))
-    return f" Did you mean {safe_repr(known[near[0]])}?" if near else ""
+    meant = _meant(path.name, list(known))
+    return "" if meant is None else f" Did you mean {safe_repr(known[meant])}?"
 
 
 def nearest(value: object, options: Sequence[Option], *, most: int, cutoff: float = 0.0) -> list[Option]:
