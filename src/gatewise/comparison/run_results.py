@@ -53,23 +53,10 @@ def results_of_runs(
     costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
-        variant: dict[str, Any] = {
-            "gates": name,
-            score: score_row(task.score, scores[name], images[name]),
-            "parameters": metrics[name][0]["parameters"],
-            **costs[name],
-            **_work(metrics[name]),
-            "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
-            **_peak_memory(metrics[name]),
-            "scores": _further_scores(task, metrics[name]),
-            "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
-        }
-        if all("test" in run for run in metrics[name]):
-            tests = [run["test"][score] for run in metrics[name]]
-            variant["test"] = score_row(task.score, tests)
+        variant = _row(task, name, of_seeds, images[name], costs[name])
         if name != baseline:
-            by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
             difference = statistics.paired_difference(scores[name], scores[baseline])
+            by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
             variant["difference"] = difference_row(difference, task.score)
             variant["difference_over_images"] = difference_row(by_image, task.score)
             variant.update(verdicts.get(name, {}))
@@ -136,6 +123,26 @@ def add_corruptions(
                 differences[name], corrected[name], higher_is_better=score.higher_is_better
             )
         variant["corruptions"] = row
+
+
+def _row(task: Task, name: str, runs: list[Run], images: Tensor, costs: dict[str, Any]) -> dict[str, Any]:
+    """Return scores and costs of the trainings of one variant, a run per seed, without its differences to others."""
+    metrics = [run.metrics for run in runs]
+    score = task.score.name
+    row: dict[str, Any] = {
+        "gates": name,
+        score: score_row(task.score, [run[score] for run in metrics], images),
+        "parameters": metrics[0]["parameters"],
+        **costs,
+        **_work(metrics),
+        "training_images_per_second": [run["images_per_second"] for run in metrics],
+        **_peak_memory(metrics),
+        "scores": _further_scores(task, metrics),
+        "curves": [[epoch[f"validation_{score}"] for epoch in run.log] for run in runs],
+    }
+    if all("test" in run for run in metrics):
+        row["test"] = score_row(task.score, [run["test"][score] for run in metrics])
+    return row
 
 
 def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -152,9 +152,11 @@ CHANGES = {
     "comparison/run_results.py": {
         "results_of_runs": {
             "precisions are mixed": replace("check_trained_alike", "dict"),
-            "work of the dense network compared": replace("_work(metrics[name])", "{}"),
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
+        },
+        "_row": {
+            "work of the dense network compared": replace("_work(metrics)", "{}"),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
         },
         "_further_scores": {
