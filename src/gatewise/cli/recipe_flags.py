@@ -92,12 +92,13 @@ def with_names_of_flags(message: str) -> str:
     "config.json has no 'image_size'; in Python Segmenter(image_size=32)"
     """
     names = [field["name"] for field in description()["recipe"]]
-    message = re.sub(rf"\bset ({'|'.join(names)}) to\b", lambda found: f"give {_flag(found[1])}", message)
+    message = re.sub(rf"\bset ({'|'.join(names)}) to\b", lambda found: f"give {flag_of(found[1])}", message)
     in_code = "|".join(name for name in names if "_" in name)  # these are no English words
-    return re.sub(rf"(?<![\w'\"./=-])({in_code})(?![\w'\"(/=])", lambda found: _flag(found[1]), message)
+    return re.sub(rf"(?<![\w'\"./=-])({in_code})(?![\w'\"(/=])", lambda found: flag_of(found[1]), message)
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag that sets a field."""
     return f"--{name.replace('_', '-')}"
 
 
