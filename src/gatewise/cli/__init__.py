@@ -1,6 +1,7 @@
 """Command-line interface: parse arguments, call the library, print results."""
 
-from gatewise.cli import checking as checking  # importing a module registers its commands
+from gatewise.cli import benching as benching  # importing a module registers its commands
+from gatewise.cli import checking as checking
 from gatewise.cli import comparing as comparing
 from gatewise.cli import completing as completing
 from gatewise.cli import demonstration as demonstration
