@@ -51,6 +51,29 @@ def test_every_option_is_written_with_its_value(tmp_path: Path, name: str) -> No
     assert str(abridged(ModelSpec.from_dict(config["spec"]))) == f"{TINY}+{name}"
 
 
+def with_another_value(name: str, option: str, default: Any) -> GateChoice:
+    """Return a choice of a gate in which an option has another value than its default."""
+    variants = [variant for variant in gw.gate_spec(name).variants.values() if variant.get(option, default) != default]
+    flipped = [not default] if isinstance(default, bool) else []
+    for options in (*variants, *({option: value} for value in (*flipped, 0.5, 3, 4, "reference") if value != default)):
+        try:
+            return GateChoice(name, options)
+        except gw.GatewiseError:
+            continue
+    raise AssertionError(f"no other value of {name}:{option} is known")
+
+
+@pytest.mark.parametrize("name", gw.gate_names())
+def test_every_option_survives_in_a_file(name: str) -> None:
+    for option, parameter in gw.gate_spec(name).options.items():
+        spec = ModelSpec("resnet20", {}, (with_another_value(name, option, parameter.default),))
+        written = in_full(spec, DETAILS)
+        again = as_stored(json.loads(json.dumps(written.to_dict())))
+        assert again == written
+        assert in_full(again, DETAILS) == written
+        assert abridged(again).gates[0].options == spec.gates[0].options
+
+
 def test_given_options_are_kept(tmp_path: Path) -> None:
     saved(tmp_path, f"{TINY}+gct:mode=l1@inner+gaternet:budget=0.25")
     spec = read_json(tmp_path / "config.json")["spec"]
