@@ -467,8 +467,6 @@ CHANGES = {
     "exporting/prediction.py": {
         "Predictor.logits": {
             "outputs without a name are predicted": replace("logits.shape[:2] != expected[:2]", "False"),
-        },
-        "Predictor.logits": {
             "predictions without normalisation": replace("(pixels - mean) / std", "pixels / 255"),
         },
         "Predictor.predict": {

@@ -173,7 +173,7 @@ def test_network_and_images_on_another_device_are_exported(tmp_path: Path) -> No
         ((1, -1), {}, r"returns shape \(1, 2\) for 2 images"),
     ],
 )
-def test_output_without_an_axis_is_refused(
+def test_output_without_an_axis_is_rejected(
     shape: tuple[int, ...], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     class Shaped(nn.Module):

@@ -296,7 +296,7 @@ class Sharded(nn.Sequential):
 
 
 @pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "Sharded"])
-def test_parameters_that_no_wrapper_synchronises_are_refused(wrapper: str, tmp_path: Path) -> None:
+def test_parameters_that_no_wrapper_synchronises_are_rejected(wrapper: str, tmp_path: Path) -> None:
     net = convolutions()
     gw.insert_gates(net, "gct")
     if wrapper == "Sharded":
@@ -308,21 +308,21 @@ def test_parameters_that_no_wrapper_synchronises_are_refused(wrapper: str, tmp_p
         return net if wrapper == "Sharded" else nn.parallel.DistributedDataParallel(net)
 
     only_gates, everything = gw.fine_tuning_stages(2, 1)
-    refused = pytest.raises(
+    rejected = pytest.raises(
         gw.errors.InvalidTypeError, match=rf"is a {wrapper}, which synchronises the .*wrap it again"
     )
     try:
         everything.begin(wrap(net))  # changes nothing
         for freeze in (gw.train_only_gates, only_gates.begin):
             flags = [p.requires_grad for p in net.parameters()]
-            with refused:
+            with rejected:
                 freeze(wrap(net))
             assert [p.requires_grad for p in net.parameters()] == flags
         inner = nn.Sequential(*net) if wrapper == "Sharded" else net
         gw.train_only_gates(inner)
         only_gates.begin(wrap(net))  # changes nothing
         for thaw in (gw.train_everything, everything.begin):
-            with refused:
+            with rejected:
                 thaw(wrap(net))
         gw.train_everything(inner)
         gw.train_everything(wrap(net))
