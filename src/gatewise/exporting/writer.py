@@ -325,4 +325,6 @@ def _details_of_network(
     check_pixel_scale(images.shape[1], mean, std)
     if classes is not None:
         known["task"] = "segment" if output.dim() == images.dim() else "classify"
-    return {**known, "image_size": list(images.shape[2:]), "in_chans": images.shape[1]}
+    if images.dim() == 4:  # signals and volumes are no image files, which are scaled to a size
+        known["image_size"] = list(images.shape[2:])
+    return {**known, "in_chans": images.shape[1]}

@@ -708,7 +708,9 @@ CHANGES = {
                 "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",
             ),
-            "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
+            "freezing leaves the backbone trainable": replace(
+                "parameter.requires_grad_(id(parameter) in own)", "parameter.requires_grad_(True)"
+            ),
             "freezing twice forgets what was frozen before": replace(
                 "record_of(owner).before.setdefault(name, parameter.requires_grad)",
                 "record_of(owner).before[name] = parameter.requires_grad",
