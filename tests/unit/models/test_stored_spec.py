@@ -1,5 +1,6 @@
 """Specs in config.json: every option is written, and a later default changes no stored network."""
 
+import contextlib
 import inspect
 import json
 from pathlib import Path
@@ -53,13 +54,14 @@ def test_every_option_is_written_with_its_value(tmp_path: Path, name: str) -> No
 
 def with_another_value(name: str, option: str, default: Any) -> GateChoice:
     """Return a choice of a gate in which an option has another value than its default."""
-    variants = [variant for variant in gw.gate_spec(name).variants.values() if variant.get(option, default) != default]
+    variants = gw.gate_spec(name).variants.values()
+    given = [variant[option] for variant in variants if option in variant]
     flipped = [not default] if isinstance(default, bool) else []
-    for options in (*variants, *({option: value} for value in (*flipped, 0.5, 3, 4, "reference") if value != default)):
-        try:
-            return GateChoice(name, options)
-        except gw.GatewiseError:
-            continue
+    for value in (*given, *flipped, 0.5, 3, 4, "reference"):
+        for others in ({}, *variants):  # some options need others
+            with contextlib.suppress(gw.GatewiseError):
+                if value != default:
+                    return GateChoice(name, {**others, option: value})
     raise AssertionError(f"no other value of {name}:{option} is known")
 
 
