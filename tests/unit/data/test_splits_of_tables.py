@@ -78,7 +78,7 @@ def test_masks_of_one_name_in_each_split_are_found_again(tmp_path: Path) -> None
         for n in range(3):
             mask = tmp_path / split / "masks" / f"{n}.png"
             mask.parent.mkdir(exist_ok=True)
-            picture(n).convert("L").point(lambda value: value > 99).save(mask)
+            picture(n).convert("L").point([int(value > 99) for value in range(256)]).save(mask)
         table(tmp_path / split / "t.csv", "image,mask", [f"images/{n}.png,masks/{n}.png" for n in range(3)])
     division = load_pairs(tmp_path).division
     assert division is not None
@@ -151,7 +151,9 @@ def test_two_tables_in_the_folder_of_a_split(tmp_path: Path, second: str) -> Non
     metadata(tmp_path, "val", 4)
     first = tmp_path / "val" / ("metadata.csv" if second == "metadata.jsonl" else "notes.csv")
     (tmp_path / "val" / "metadata.csv").rename(first)
-    (tmp_path / "val" / second).write_text('{"file_name": "0.png"}' if second == "metadata.jsonl" else first.read_text())
+    (tmp_path / "val" / second).write_text(
+        '{"file_name": "0.png"}' if second == "metadata.jsonl" else first.read_text()
+    )
     expected = rf"which table has the labels, val/{second} or val/notes\.csv\?"
     if second == "metadata.jsonl":
         expected = r"which table has the labels, val/metadata\.csv or val/metadata\.jsonl\?"
@@ -169,3 +171,21 @@ def test_test_table_without_the_label_of_training_is_not_used(tmp_path: Path) ->
     test.rename(tmp_path / "val.csv")
     with pytest.raises(DataError, match=r"val\.csv: expected the labels in target as in train\.csv, found image_name"):
         load_dataset(tmp_path)
+
+
+def test_test_table_that_is_left_out_is_not_read(tmp_path: Path) -> None:
+    metadata(tmp_path, "train", 10)
+    table(tmp_path / "test" / "metadata.csv", "file_name,label", ["lost.png,cat"])
+    with pytest.raises(DataError, match=r"no column of file_name, label names images"):
+        load_dataset(tmp_path)
+    assert sizes(load_dataset(tmp_path, reading=Reading(test_split="none"))) == [8, 2]
+    with pytest.raises(DataError, match=r"no column of file_name, label names images"):
+        load_dataset(tmp_path, reading=Reading(test_split="none", validation_split="test"))
+
+
+def test_image_with_rows_in_two_splits_is_named(tmp_path: Path) -> None:
+    file = one_table(tmp_path, "split", ["train"] * 6 + ["val"] * 4)
+    with file.open("a") as opened:
+        opened.write("2.png,dog,val\n")
+    with pytest.raises(DataError, match=r"t\.csv, row 12 is for validation, and row 4 with the same image for train"):
+        load_dataset(file)

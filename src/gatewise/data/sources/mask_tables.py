@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.layout import MASK_FOLDERS
+from gatewise.data.layout import MASK_FOLDERS, is_left_out
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
@@ -44,6 +44,8 @@ class MaskTables(MaskedSource):
         read: dict[str, MaskedSplit] = {}
         folders: list[Path] = []
         for split, file in files.items():
+            if is_left_out(split, location.reading):
+                continue
             table = read_table(file)
             columns = _pairs(location, table)
             if columns is None and split == "test":

@@ -7,7 +7,7 @@ from typing import Any
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location, counted
-from gatewise.data.layout import class_folders, split_folders
+from gatewise.data.layout import class_folders, is_left_out, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
 from gatewise.data.table_layout import (
@@ -51,6 +51,8 @@ class Tables(LabelledSource):
         folders: list[Path] = []
         labels = _LabelColumns(location)
         for split, file in files.items():
+            if is_left_out(split, location.reading):
+                continue
             table = read_table(file)
             if split == "test" and not labels.as_in_training(table):
                 location.say(f"{file.name} has no labels and is not used")
@@ -108,6 +110,8 @@ def _read(
     columns = label_columns.of(table, [name for name in table.columns if name not in named])
     labels, classes = _labels(location, table, columns)
     rows = [index for index, file in enumerate(files) if file]
+    if splits is not None:
+        _check_one_split(table, rows, files, splits)
     if location.labels != "number":
         rows, labels = _one_row_each(location, rows, files, labels)
     whole = LabelledSplit(
@@ -118,6 +122,18 @@ def _read(
         shown,
     )
     return folder.path, divided(whole, None if splits is None else [splits[index] for index in rows])
+
+
+def _check_one_split(table: Table, rows: list[int], files: list[str], splits: list[str]) -> None:
+    """Raise if two rows of one image are in different splits."""
+    first: dict[str, int] = {}
+    for row in rows:
+        other = first.setdefault(files[row], row)
+        if splits[row] != splits[other]:
+            raise errors.DataError(
+                f"{table.row(row)} is for {splits[row]}, and row {table.row(other).rpartition(' ')[2]} with the same "
+                f"image for {splits[other]}. Remove one."
+            )
 
 
 def _one_row_each(
@@ -179,7 +195,7 @@ class _LabelColumns:
     def as_in_training(self, table: Table) -> list[str]:
         """Return the columns that have the labels in training, or one of a usual name only this table has; [] without.
 
-        So no column beside the labels of training is taken for them where they are missing.
+        So no other column of the training is taken for the labels where they are missing.
         """
         if self._training is None:
             return list(table.columns)
