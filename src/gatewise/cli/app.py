@@ -39,7 +39,14 @@ def parse_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: 
         raise ValueError(f"expected an integer, got {tokens[0].value!r}.") from None
 
 
+def parse_optional_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int | None:
+    """Parse an integer or "none"."""
+    return None if tokens[0].value.lower() == "none" else parse_integer(kind, tokens)
+
+
 Integer = Annotated[int, Parameter(converter=parse_integer)]
+OptionalInteger = Annotated[int | None, Parameter(converter=parse_optional_integer)]
+NOT_GIVEN: Any = object()  # default of flags of which a typed "none" means something
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 

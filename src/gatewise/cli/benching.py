@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
+from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, print_table
 
 if TYPE_CHECKING:
     from gatewise.analysis.table import Table
@@ -19,8 +19,8 @@ def bench(
     out: Path | None = None,
     batch_sizes: str = "1,8,32",
     rounds: Integer = 15,
-    threads: Integer | None = None,
-    images: Integer | None = None,
+    threads: OptionalInteger = None,
+    images: OptionalInteger = None,
     runtimes: str | None = None,
     precisions: str = "float32",
     plain: Path | None = None,

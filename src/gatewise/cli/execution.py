@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal
+from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, literal
 from gatewise.cli.recipe_flags import description
 
 
@@ -16,7 +16,7 @@ def compact(
     /,
     *,
     out: Path,
-    images: Integer | None = None,
+    images: OptionalInteger = None,
     data: str | None = None,
     model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
@@ -68,7 +68,7 @@ def export(
     form: str | None = None,
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
-    routes: Integer | None = None,
+    routes: OptionalInteger = None,
     split: Annotated[bool, Parameter(negative="")] = False,
     calibration: Integer = 512,
     data: str | None = None,

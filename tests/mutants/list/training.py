@@ -272,6 +272,7 @@ CHANGES = {
         },
     },
     "training/results.py": {
+        "on_test_images": {"undefined test scores are averaged": replace("None in found", "False")},
         "write_results": {
             "best instead of last accuracy": replace(
                 "evaluation.results",
@@ -347,6 +348,7 @@ CHANGES = {
         },
     },
     "training/tasks/base.py": {
+        "decimal": {"small numbers lose their digits": replace("0 < abs(value) < 0.01", "False")},
         "BatchResults.merge": {
             "sums of a metric of one process": replace(
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
