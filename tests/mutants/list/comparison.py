@@ -11,7 +11,12 @@ CHANGES = {
                 "[None if abs(sum(values)) < difference else spread(values) for values in pairs]",
             ),
         },
-        "_pairs": {"sums do not count": replace("for values in others] + sums", "for values in others]")},
+        "_pairs": {
+            "sums do not count": replace(
+                "[paired_differences(values, base) for values in others] + sums",
+                "[paired_differences(values, base) for values in others]",
+            )
+        },
         "seeds_for": {"one seed too few": replace("return high", "return low", nth=1)},
     },
     "comparison/seeds.py": {
