@@ -245,6 +245,9 @@ class Setup:
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
             "pixels": dataclasses.asdict(dataset.pixel_format or PixelFormat.of_count(dataset.channels)),
+            **(
+                {"masks": dataclasses.asdict(dataset.train.meaning)} if isinstance(dataset, SegmentationDataset) else {}
+            ),
             **self.task.stored(),
         }
 

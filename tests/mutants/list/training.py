@@ -332,6 +332,11 @@ CHANGES = {
         },
     },
     "training/runs.py": {
+        "_of_other_data": {
+            "other data must have the columns of the training": replace(
+                "(undivided, without, dataclasses.replace(without, label_delimiter=None))", "(undivided,)"
+            ),
+        },
         "stored_task": {
             "classes need not be as many as outputs": replace(
                 "(outputs := config.get('num_classes', task.outputs)) != task.outputs", "False"
