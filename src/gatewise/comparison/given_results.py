@@ -34,7 +34,7 @@ from gatewise.training.tasks.base import ACCURACY, Task
 from gatewise.training.tasks.classify import Classification
 
 SCHEMA = 1
-_TRUTH = {"true": 1, "false": 0}
+_TRUTH: dict[str, Any] = {"true": 1, "false": 0}
 _KEYS = ("variant", "seed", "image")
 
 
@@ -377,8 +377,8 @@ def _differing_recipes(runs: Mapping[Path, Any]) -> list[str]:
 def _check_same_images(runs: Mapping[Path, str], records: Mapping[Path, Mapping[str, Tensor]]) -> bool:
     """Raise if runs of one seed have other validation images; return whether runs of all seeds have the same.
 
-    What is kept of the runs tells: the division of the files in `config.json`, number and labels of the images in the
-    predictions.
+    Compared is what is kept of the runs: the division of the files in `config.json`, number and labels of the images in
+    the predictions.
     """
     first: dict[tuple[int, str], tuple[str, Path]] = {}
     for run in runs:

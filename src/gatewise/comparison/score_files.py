@@ -23,8 +23,8 @@ class ScoreFile:
 
     Attributes:
         pattern: name of the file below the output folder of a training, or a glob with exactly one match.
-        entry: column of a table, or path of an entry in a JSON file, such as val.accuracy or scores.0. The content
-            tells JSON from JSON lines (an object in each line), whatever the name of the file.
+        entry: column of a table, or path of an entry in a JSON file, such as val.accuracy or scores.0. JSON and
+            JSON lines (an object in each line) are known by their content, under any name.
         which: for a column or a list: last, best, max or min.
 
     >>> ScoreFile.parse("summary.csv:eval_top1:best")
