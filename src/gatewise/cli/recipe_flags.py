@@ -112,8 +112,8 @@ def flag_of(name: str) -> str:
 
 def given_flags(flags: Any) -> dict[str, Any]:
     """Return the values of the flags that were given, by field."""
-    values: dict[str, Any] = vars(flags)
-    return {name: value for name, value in values.items() if value is not NOT_GIVEN}
+    names = [field.name for field in dataclasses.fields(flags)]
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not NOT_GIVEN}
 
 
 def with_flags(file: Path | None, flags: Any) -> "Recipe":

@@ -68,7 +68,9 @@ CHANGES = {
             "a flag is missing": replace("field['name'] not in omitted", "field['name'] not in (*omitted, 'warmup')"),
         },
         "given_flags": {
-            "a typed none does not count": replace("value is not NOT_GIVEN", "value not in (NOT_GIVEN, None)"),
+            "a typed none does not count": replace(
+                "getattr(flags, name) is not NOT_GIVEN", "getattr(flags, name) not in (NOT_GIVEN, None)"
+            ),
         },
         "_typed": {
             "no test split cannot be typed": replace("not field.metadata['none_is_word']", "True"),
