@@ -4,6 +4,7 @@ No module of the command line imports torch: its commands import what they call,
 """
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -99,6 +100,13 @@ def print_table(table: "Table") -> None:
     for row in table.rows:
         rich_table.add_row(*(cell.text for cell in row))
     console.print(rich_table)
+
+
+def print_json(values: Any) -> None:
+    """Print values as JSON, null for a number that is not finite."""
+    from gatewise.core.files import without_nan
+
+    print(json.dumps(without_nan(values), indent=2))
 
 
 def print_answer(results: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The compare command."""
 
 import dataclasses
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OptionalInteger, app, print_answer, print_table
+from gatewise.cli.app import Integer, Json, OptionalInteger, app, print_answer, print_json, print_table
 from gatewise.cli.recipe_flags import flag_of, given_flags, recipe_flags, with_flags
 from gatewise.cli.training import worker_count
 
@@ -172,7 +171,7 @@ def _print_comparison(results: dict[str, Any], out: Path, *, json_output: bool) 
     from gatewise.comparison import table as comparison_table
 
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
     else:
         print_answer(results)
         print_table(comparison_table(results))

@@ -1,12 +1,11 @@
 """The commands that make a trained network smaller or portable: compact and export."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, literal
+from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, literal, print_json
 from gatewise.cli.recipe_flags import description
 
 
@@ -46,7 +45,7 @@ def compact(
 
     metrics = compact_run(run, out, images=images, data=data, progress=Progress())
     if json_output:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
         return
     score = score_named(metrics["score"])
     print(Compaction.from_dict(metrics["compaction"]))
@@ -130,7 +129,7 @@ def export(
         progress=Progress(),
     )
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
         return
     if int8:
         score = score_named(results["score"])

@@ -1,14 +1,13 @@
 """The train command."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import NOT_GIVEN, Json, OptionalInteger, app
+from gatewise.cli.app import NOT_GIVEN, Json, OptionalInteger, app, print_json
 from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def train(
     if not Processes().is_main:
         return
     if json_output:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
     else:
         score, epochs = score_named(metrics["score"]), metrics["epochs"]
         print(

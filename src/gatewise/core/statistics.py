@@ -50,8 +50,8 @@ def spread(values: Sequence[float]) -> float | None:
 def paired_differences(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """Return values - baseline, pair by pair; differences that differ by the rounding of the scores alone are equal.
 
-    >>> paired_differences([0.7, 0.2], [0.4, 0.4]), paired_differences([3e-6, 5e-6], [1e-6, 2e-6])
-    ([0.29..., -0.2], [2e-06, 3e-06])
+    >>> paired_differences([0.75, 0.25], [0.5, 0.5]), paired_differences([0.75, 0.75 + 1e-9], [0.5, 0.5])
+    ([0.25, -0.25], [0.25..., 0.25...])
     """
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     rounding = ROUNDING * max(map(abs, (*values, *baseline)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,12 +76,14 @@ class Score:
         return f"{100 * value:{sign}z.2f}" if self.is_fraction else decimal(value, 3, sign)
 
     def text(self, value: float | None) -> str:
-        """Return a value as shown, with its unit; None is "not defined".
+        """Return a value as shown, with its unit; None and NaN are "not defined".
 
         >>> Score("accuracy", "accuracy").text(0.5), Score("mae", "error", is_fraction=False).text(0.5)
         ('50.00 %', '0.500')
+        >>> ACCURACY.text(float("nan"))
+        'not defined'
         """
-        return "not defined" if value is None else self.number(value) + self.unit
+        return "not defined" if value is None or math.isnan(value) else self.number(value) + self.unit
 
 
 def decimal(value: float, decimals: int, sign: str = "") -> str:
