@@ -261,8 +261,9 @@ class Run:
 
     @property
     def source(self) -> DataSource:
-        """Source of the images of the training, read with the channels and ranges of the training."""
-        source = dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format)
+        """Source of the images of the training, read with its channels, ranges, delimiter of labels and mask values."""
+        delimiter = self.config.get("label_delimiter")
+        source = dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format, delimiter=delimiter)
         if not isinstance(source, PairSource):
             return source
         return dataclasses.replace(source, meaning=MaskEncoding.of_config(self.folder / CONFIG, self.config))
