@@ -19,7 +19,7 @@ from gatewise.data.grouping import keys_of
 from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
-from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
+from gatewise.data.masks import IGNORED, MaskEncoding, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.data.pixel_survey import find_pixel_format
@@ -46,6 +46,7 @@ class DataSource:
     classes: tuple[str, ...] | None = None
     pixel_format: PixelFormat | None = None
     preferred_size: int | None = None
+    delimiter: str | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
@@ -59,6 +60,7 @@ class DataSource:
             self.classes,
             self.pixel_format,
             self.preferred_size,
+            self.delimiter,
         )
 
     def of_validation(self) -> Self:
@@ -74,6 +76,7 @@ class PairSource(DataSource):
     ignore_index: int = IGNORED
     foreground: str | None = None
     mask_threshold: float | None = None
+    meaning: MaskEncoding | None = None
 
     def load(self) -> SegmentationDataset:
         return load_pairs(
@@ -87,6 +90,7 @@ class PairSource(DataSource):
             mask_threshold=self.mask_threshold,
             reading=self.reading,
             pixel_format=self.pixel_format,
+            meaning=self.meaning,
         )
 
     def of_validation(self) -> Self:
@@ -103,6 +107,7 @@ def load_dataset(
     classes: tuple[str, ...] | None = None,
     pixel_format: PixelFormat | None = None,
     preferred_size: int | None = None,
+    delimiter: str | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
@@ -120,6 +125,7 @@ def load_dataset(
         classes: the classes of a trained network; the data may lack some of them.
         pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
         preferred_size: `image_size` of image files if none is given, that of pretrained weights.
+        delimiter: text between the labels of one image in the data of a trained network, unless `reading` has one.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -131,7 +137,8 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
-    interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
+    delimiter = location.reading.label_delimiter or delimiter
+    interpret = Interpreter(labels, delimiter, class_names, classes, location.say)
     divided, division = _read_and_divided(location, found, interpret)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
@@ -149,6 +156,7 @@ def load_dataset(
         flip=found.flip,
         test=splits.get("test"),
         labels=labels,
+        delimiter=divided["train"].delimiter,
         pixel_format=pixel_format,
         notes=tuple(location.notes),
         training_notes=tuple(location.training_notes),
@@ -161,7 +169,10 @@ def _read_and_divided(
 ) -> tuple[dict[str, LabelledSplit], Division]:
     """Return train and validation images, and test images if there are any, and the record of the division."""
     _check_columns_used(location, source)
-    read = source.read_labelled(location)
+    read = dict(source.read_labelled(location))
+    if "test" in read and not read["test"].is_labelled:
+        location.say(f"{read['test'].shown or 'test'} has no labels and is not used")
+        del read["test"]
     _check_images(location, read)
     whole, skipped = without_broken(location, named_splits(location, read, location.reading))
     whole = interpret(location, whole)
@@ -310,6 +321,7 @@ def load_pairs(
     mask_threshold: float | None = None,
     reading: Reading | None = None,
     pixel_format: PixelFormat | None = None,
+    meaning: MaskEncoding | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
 
@@ -329,6 +341,8 @@ def load_pairs(
             indices.
         reading: how the source is read and divided; None uses the defaults.
         pixel_format: as for `load_dataset`.
+        meaning: what mask values mean to a trained network; the masks may lack some of its classes. None finds it from
+            the options above and the masks.
 
     Raises:
         DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
@@ -348,8 +362,10 @@ def load_pairs(
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    if meaning is None:
+        masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
+        meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    meaning.check_names(location, names)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)

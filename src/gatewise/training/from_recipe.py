@@ -217,8 +217,8 @@ class Setup:
         if before is not None:
             score = self.task.score
             then, now = before[score.name], after.scores[score.name]
-            lost = score.factor * (then - now if score.higher_is_better else now - then)
-            change = f"lost {lost:.2f}" if lost >= 0 else f"gained {-lost:.2f}"
+            lost = then - now if score.higher_is_better else now - then
+            change = f"lost {score.number(lost)}" if lost >= 0 else f"gained {score.number(-lost)}"
             progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: {change}")
 
     @property
@@ -236,8 +236,10 @@ class Setup:
         """Return the entries of `config.json` about images and classes."""
         division = dataset.division
         split = {"split": division.details} if division is not None and division.recorded else {}
+        delimiter = dataset.delimiter if isinstance(dataset, Dataset) else None
         return {
             **split,
+            **({} if delimiter is None else {"label_delimiter": delimiter}),
             "num_classes": self.task.outputs,
             "in_chans": dataset.channels,
             "classes": list(dataset.classes),
@@ -245,6 +247,9 @@ class Setup:
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
             "pixels": dataclasses.asdict(dataset.pixel_format or PixelFormat.of_count(dataset.channels)),
+            **(
+                {"masks": dataclasses.asdict(dataset.train.meaning)} if isinstance(dataset, SegmentationDataset) else {}
+            ),
             **self.task.stored(),
         }
 
