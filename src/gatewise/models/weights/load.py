@@ -111,6 +111,8 @@ def load_weights(
     if not fitting:
         raise errors.DataError(f"{content.path}: none of its {len(content.tensors)} tensors is one of the network's.")
     notes = (*reading.prefix.notes(), *reading.notes, *_not_read(content), *_fill(reading, fitting))
+    if isinstance(model, GaterNet) and reading.target is model.backbone:
+        model.norms_follow_backbone()
     left_out = (*reading.outside, *reading.unexpected)
     filled, kept = (tuple(reading.paths[name] for name in names) for names in (fitting, reading.kept))
     return Loaded(content.path, reading.source, filled, kept, left_out, tuple(reshaped), notes, content.config)
