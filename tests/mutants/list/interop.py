@@ -29,6 +29,7 @@ CHANGES = {
         "load_weights": {
             "unexpected tensors accepted": replace("strict and (not reading.is_part)", "False"),
             "loads nothing in silence": remove("if not fitting: ..."),
+            "routes keep the norms of other weights": remove("model.norms_follow_backbone()"),
             "missing tensors accepted": replace("reading.missing if strict else []", "[]"),
         },
         "_Reading.is_complete": {

@@ -254,8 +254,8 @@ def test_gates_of_one_training_image_are_those_of_running_statistics() -> None:
     gater = gw.GaterNet(backbone(), image_size=(8, 8), head_norm="batch").gater
     for parameter in gater.parameters():
         nn.init.normal_(parameter)
-    gater.features.eval()
-    assert_close(gater(images(1)), copy.deepcopy(gater).eval()(images(1)))
+    gater.double().features.eval()
+    assert_close(gater(images(1).double()), copy.deepcopy(gater).eval()(images(1).double()))
 
 
 @pytest.mark.parametrize(

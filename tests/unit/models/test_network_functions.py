@@ -155,7 +155,7 @@ def test_saved_run_takes_the_network_or_its_function(here: Path) -> None:
     assert not Path("imported").exists()
 
 
-@pytest.mark.parametrize("gates", ["eca", "gct", "se+gct", "se+gaternet:budget=0.5", "gct@before_conv"])
+@pytest.mark.parametrize("gates", ["eca@before_conv", "se@inner+gct", "se@inner+gaternet:budget=0.5"])
 def test_gates_of_a_run_are_added_to_those_of_the_network(here: Path, gates: str) -> None:
     """Gates in the class of the network, and gates of other kinds that its function inserts, are its own."""
     import_network("our_nets:with_own_gates")
