@@ -18,7 +18,7 @@ from gatewise.graph import change_map, remove_changes
 
 
 class _OfForward(threading.local):
-    """What a forward tells the hooks, separately in each thread; outside a forward it is empty.
+    """What a forward gives to the hooks, separately in each thread; outside a forward it is empty.
 
     Attributes:
         factors: factors of the map at each gated site, (N, channels), by index of the site.

@@ -34,7 +34,7 @@ class Named(dict[str, Any]):
 
 
 class Registered:
-    """A container that only its registration tells."""
+    """A container that only torch knows, since it was registered."""
 
     def __init__(self, part: Any) -> None:
         self.part = part
