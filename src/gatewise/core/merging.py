@@ -85,7 +85,7 @@ def _column(parts: Sequence[Any], counts: Sequence[int], order: Tensor, otherwis
                 f"{otherwise}"
             )
     rows = [part.unflatten(0, (count, -1)) for part, count in zip(parts, counts, strict=True)]
-    return torch.cat(rows)[order.to(first.device)].flatten(0, 1)
+    return torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)
 
 
 def _described(leaf: Any) -> str:
