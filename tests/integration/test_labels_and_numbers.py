@@ -65,6 +65,22 @@ def test_run_has_scores_record_and_predictions_of_its_task(run: Run) -> None:
     assert json.dumps(prediction)
 
 
+def test_cells_of_other_data_are_divided_as_in_the_training(run: Run, tmp_path: Path) -> None:
+    if run.task.name == "regress":
+        assert "label_delimiter" not in run.config
+        return
+    assert run.config["label_delimiter"] == "|"
+    file = Path(run.recipe.data, "images/1.png")
+    cells = ["even", "big", "even odd", "round"] * 2
+    for number in range(len(cells)):
+        (tmp_path / f"{number}.png").write_bytes(file.with_name(f"{number}.png").read_bytes())
+    rows = "".join(f"{number}.png,{cell}\n" for number, cell in enumerate(cells))
+    (tmp_path / "new.csv").write_text(f"file,label\n{rows}")
+    dataset = Run.open(run.folder, str(tmp_path / "new.csv")).dataset
+    assert dataset is not None
+    assert "2 labels of other classes than classes big, even, round left out (even odd)" in dataset.notes
+
+
 def test_card_says_what_the_outputs_are(run: Run) -> None:
     card = model_card(run)
     if run.task.name == "regress":

@@ -9,9 +9,9 @@ from statistics import median
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedSource
 from gatewise.data.masks import evenly_spaced
+from gatewise.data.raster import size_of
 
 _SAMPLED = 256  # most files of a split whose headers are read
 _LARGEST, _STEP = 224, 8  # pixels
@@ -38,9 +38,9 @@ def chosen_side(splits: Sequence[EncodedSource | Tensor]) -> tuple[int | None, s
 
 
 def _sizes(images: EncodedSource) -> list[tuple[int, int]]:
-    """Return (width, height) of evenly spaced images that Pillow can open."""
+    """Return (width, height) of evenly spaced images, as they are read."""
     sizes: list[tuple[int, int]] = []
     for index in evenly_spaced(len(images), _SAMPLED):
         with contextlib.suppress(errors.DataError):  # reported when the image is decoded
-            sizes.append(open_image(images.where(index), images.content(index), load=False).size)
+            sizes.append(size_of(images.where(index), images.content(index)))
     return sizes

@@ -180,6 +180,7 @@ class Dataset:
         pixel_format: how files of images become channels; None for images that are no files.
         test: images that are scored once, after the training; None if there are none.
         labels: what a label is.
+        delimiter: text between several labels of one image in a table; None if there is none.
         notes: what was found and left out while reading, a line each.
         training_notes: those of the notes that concern a training only.
         division: which image is in which split; None if that is not known.
@@ -194,6 +195,7 @@ class Dataset:
     pixel_format: PixelFormat | None = None
     test: Images | EncodedImages | None = None
     labels: Kind = "class"
+    delimiter: str | None = None
     notes: tuple[str, ...] = ()
     training_notes: tuple[str, ...] = ()
     division: "Division | None" = None

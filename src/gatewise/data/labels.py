@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ class LabelledSplit:
             are names, or single numbers.
         columns: further columns of a table, by name; `group` and COLUMN=VALUE read them.
         shown: the split in messages, such as val/; "" is its name.
+        delimiter: text between several labels in one cell, once they are interpreted.
     """
 
     images: EncodedSource | Tensor
@@ -43,6 +45,13 @@ class LabelledSplit:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
     shown: str = ""
+    delimiter: str | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any image has a label; -1 is none if the classes have names, as in the library `datasets`."""
+        none = (None, "", -1) if self.classes else (None, "")
+        return any(part not in none and part == part for label in self.labels for part in _listed(label))
 
     def where(self, index: int) -> str:
         """Return the name of a label for error messages."""
@@ -98,7 +107,8 @@ class Interpreter:
 
     Args:
         kind: what a label is.
-        delimiter: text between several labels in one cell; None takes the first of `DELIMITERS` that occurs.
+        delimiter: text between several labels in one cell; None takes the first of `DELIMITERS` that occurs in training
+            images, or else in others. It divides no cell that is one of `classes`.
         class_names: the classes to keep, in this order; None keeps all of the training images.
         classes: the classes of a trained network, which need not occur; None takes those of the training images.
         say: called with a line about everything that is left out.
@@ -123,23 +133,29 @@ class Interpreter:
             InvalidValueError: `class_names` has a name that is no class.
         """
         if self.kind == "number":
-            return {name: _numbers(split, self.classes) for name, split in splits.items()}
-        names = {name: self._names(split) for name, split in splits.items()}
+            return _numbers(splits, self.delimiter or DELIMITERS[0], self.classes)
+        cells = {name: _texts_of(split) for name, split in splits.items()}
+        delimiter = self.delimiter or self._delimiter(splits, cells)
+        names = {name: self._names(split, cells[name], delimiter) for name, split in splits.items()}
         classes = self._classes(where, splits, names)
-        found = {name: self._indexed(split, names[name], classes) for name, split in splits.items()}
+        found = {name: self._indexed(split, names[name], classes, delimiter) for name, split in splits.items()}
         for name, split in found.items():
             if not split.labels:
                 raise errors.DataError(f"{where}: {split.shown or name} has no image of {_classes_text(classes)}.")
         return found
 
-    def _names(self, split: LabelledSplit) -> list[tuple[str, ...]]:
+    def _delimiter(self, splits: Mapping[str, LabelledSplit], cells: Mapping[str, list[tuple[str, ...]]]) -> str | None:
+        """Return the text between several labels in one cell, of all splits alike; None if there is none."""
+        for name in dict.fromkeys(("train", *splits)):
+            texts = set() if splits[name].classes else _single(cells[name]).keys() - set(self.classes or ())
+            if found := next((text for text in DELIMITERS if any(text in cell for cell in texts)), None):
+                return found
+        return None
+
+    def _names(self, split: LabelledSplit, rows: list[tuple[str, ...]], delimiter: str | None) -> list[tuple[str, ...]]:
         """Return the names of the classes of each image."""
-        if split.classes:
-            rows = [_named(split, row, label) for row, label in enumerate(split.labels)]
-        else:
-            _check_no_fractions(split)
-            rows = [_texts(split, row, label) for row, label in enumerate(split.labels)]
-            rows = self._divided(split, rows)
+        if delimiter is not None and not split.classes:
+            rows = self._divided(split, rows, delimiter)
         if self.kind == "class":
             for row, names in enumerate(rows):
                 if len(names) != 1:
@@ -147,16 +163,15 @@ class Interpreter:
                     raise errors.DataError(f"{split.where(row)} has {labels}, or choose --label-column.")
         return rows
 
-    def _divided(self, split: LabelledSplit, rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    def _divided(self, split: LabelledSplit, rows: list[tuple[str, ...]], delimiter: str) -> list[tuple[str, ...]]:
         """Divide cells with several labels where the task allows several; else raise if cells look like that."""
-        cells = Counter(names[0] for names in rows if len(names) == 1)
-        found = next((text for text in DELIMITERS if any(text in cell for cell in cells)), None)
-        delimiter = self.delimiter or found
-        if delimiter is None:
-            return rows
         if self.kind == "classes":
-            return [tuple(part for name in names for part in _parts(name, delimiter)) for names in rows]
-        if _look_divided(cells, delimiter):
+            whole = self.classes or ()
+            return [
+                tuple(part for cell in cells for part in ([cell] if cell in whole else _parts(cell, delimiter)))
+                for cells in rows
+            ]
+        if _look_divided(_single(rows), delimiter):
             row = next(row for row, names in enumerate(rows) if len(names) == 1 and delimiter in names[0])
             raise errors.DataError(
                 f"{split.where(row)} has the labels {rows[row][0]!r}. Add --task multilabel, or choose --label-column."
@@ -218,12 +233,19 @@ class Interpreter:
                 f"Add some, or {advice}."
             )
 
-    def _indexed(self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...]) -> LabelledSplit:
+    def _indexed(
+        self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...], delimiter: str | None
+    ) -> LabelledSplit:
         """Return the split with indices of classes; images of other classes are left out of single-label data."""
         index = {name: number for number, name in enumerate(classes)}
         labels: list[Any] = [tuple(index[name] for name in row if name in index) for row in names]
         if self.kind == "classes":
-            return replace(split, labels=labels, classes=classes)
+            if others := Counter(name for row in names for name in row if name not in index):
+                self.say(
+                    f"{counted(others.total(), 'label')} of other classes than {_classes_text(classes)} left out "
+                    f"({_validation.listed(list(others), 5)})"
+                )
+            return replace(split, labels=labels, classes=classes, delimiter=delimiter)
         kept = [row for row, label in enumerate(labels) if label]
         if len(kept) < len(labels):
             left_out = counted(len(labels) - len(kept), "image")
@@ -234,7 +256,7 @@ class Interpreter:
 
 def _named(split: LabelledSplit, row: int, label: Any) -> tuple[str, ...]:
     """Return the names of class indices; raise `DataError` if one is no index of a class."""
-    indices = label if isinstance(label, list | tuple) else (label,)
+    indices = _listed(label)
     for index in indices:
         if isinstance(index, dict | bytes):
             raise errors.DataError(
@@ -246,6 +268,23 @@ def _named(split: LabelledSplit, row: int, label: Any) -> tuple[str, ...]:
                 f"got {_validation.safe_repr(index)}."
             )
     return tuple(split.classes[index] for index in indices)
+
+
+def _texts_of(split: LabelledSplit) -> list[tuple[str, ...]]:
+    """Return the labels of each image as text, not yet divided."""
+    if split.classes:
+        return [_named(split, row, label) for row, label in enumerate(split.labels)]
+    _check_no_fractions(split)
+    return [_texts(split, row, label) for row, label in enumerate(split.labels)]
+
+
+def _single(rows: Sequence[tuple[str, ...]]) -> Counter[str]:
+    """Return the labels of images with one, and how often each occurs."""
+    return Counter(names[0] for names in rows if len(names) == 1)
+
+
+def _listed(label: Any) -> Sequence[Any]:
+    return label if isinstance(label, list | tuple) else (label,)
 
 
 def _texts(split: LabelledSplit, row: int, label: Any) -> tuple[str, ...]:
@@ -266,11 +305,11 @@ def _texts(split: LabelledSplit, row: int, label: Any) -> tuple[str, ...]:
 
 def _check_no_fractions(split: LabelledSplit) -> None:
     """Raise if all labels are numbers and one is no integer."""
-    numbers = [_number(label) for label in split.labels if label not in (None, "")]
-    if any(number is None for number in numbers):
+    numbers = [[_number(part) for part in _listed(label) if part not in (None, "")] for label in split.labels]
+    if any(number is None for row in numbers for number in row):
         return
     for row, label in enumerate(split.labels):
-        if (number := _number(label)) is not None and not number.is_integer() and number == number:
+        if any(number is not None and not number.is_integer() and number == number for number in numbers[row]):
             raise errors.DataError(
                 f"{split.where(row)} has the label {label}. Add --task regress for numbers, or choose --label-column."
             )
@@ -286,22 +325,46 @@ def _number(label: Any) -> float | None:
         return None
 
 
-def _numbers(split: LabelledSplit, names: tuple[str, ...] | None = None) -> LabelledSplit:
-    """Return the split with a tuple of numbers as each label; `names` are those of a trained network, if known."""
-    labels: list[tuple[float, ...]] = []
-    for row, label in enumerate(split.labels):
-        named = bool(split.classes) and isinstance(label, int)  # an index of a class, such as that of a folder
-        parts = [split.classes[label]] if named else label if isinstance(label, list | tuple) else [label]
-        numbers = [_number(part) for part in parts]
-        if any(number is None or number != number for number in numbers):
+def _numbers(
+    splits: Mapping[str, LabelledSplit], delimiter: str, names: tuple[str, ...] | None = None
+) -> dict[str, LabelledSplit]:
+    """Return the splits with a tuple of numbers as each label, all of one length.
+
+    Args:
+        splits: the splits; the names of the numbers are those of "train".
+        delimiter: text between several numbers in one cell.
+        names: those of a trained network, if known.
+    """
+    train = splits["train"]
+    found = {
+        name: [_numbers_in(split, row, label, delimiter) for row, label in enumerate(split.labels)]
+        for name, split in splits.items()
+    }
+    count = len(found["train"][0])
+    for name, rows in found.items():
+        if (row := next((row for row, numbers in enumerate(rows) if len(numbers) != count), None)) is not None:
             raise errors.DataError(
-                f"{split.where(row)}: expected a number as label, got {_validation.safe_repr(label)}. Choose "
-                f"--label-column, or another --task."
+                f"{splits[name].where(row)}: expected {counted(count, 'number')} as for {train.where(0)}, got "
+                f"{_validation.safe_repr(splits[name].labels[row])}."
             )
-        labels.append(tuple(number for number in numbers if number is not None))
-    several = bool(labels) and isinstance(split.labels[0], list | tuple) and len(split.classes) == len(labels[0])
-    classes = split.classes if several else ("value",)
-    return replace(split, labels=labels, classes=names if names and len(names) == len(classes) else classes)
+    own = train.classes if isinstance(train.labels[0], list | tuple) else ()
+    numbered = ("value",) if count == 1 else tuple(f"value_{number}" for number in range(1, count + 1))
+    classes = next((known for known in (names, own) if known and len(known) == count), numbered)
+    return {name: replace(split, labels=found[name], classes=classes) for name, split in splits.items()}
+
+
+def _numbers_in(split: LabelledSplit, row: int, label: Any, delimiter: str) -> tuple[float, ...]:
+    """Return the numbers of one image; raise `DataError` if a part of its label is none, or not finite."""
+    named = bool(split.classes) and isinstance(label, int)  # an index of a class, such as that of a folder
+    parts = [split.classes[label]] if named else _listed(label)
+    cells = [cell for part in parts for cell in (part.split(delimiter) if isinstance(part, str) else [part])]
+    numbers = tuple(number for cell in cells if (number := _number(cell)) is not None and math.isfinite(number))
+    if not numbers or len(numbers) < len(cells):
+        raise errors.DataError(
+            f"{split.where(row)}: expected a number as label, got {_validation.safe_repr(label)}. Choose "
+            f"--label-column, or another --task."
+        )
+    return numbers
 
 
 def _parts(cell: str, delimiter: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location, counted
+from gatewise.data.reading import NO_SPLIT, Reading
 
 SPLIT_WORDS = {  # the words by which the library `datasets` knows the splits
     "train": ("train", "training"),
@@ -26,6 +27,11 @@ def split_of(name: str) -> str | None:
     words = set(_BETWEEN.split(name.lower()))
     found = [split for split, known in SPLIT_WORDS.items() if words.intersection(known)]
     return found[0] if len(found) == 1 else None
+
+
+def is_left_out(split: str, reading: Reading) -> bool:
+    """Return whether a split is not even read: that of test images, if no option asks for it."""
+    return split == "test" and reading.test_split == NO_SPLIT and split_of(str(reading.validation_split)) != "test"
 
 
 def split_of_file(location: Location, file: Path) -> str | None:

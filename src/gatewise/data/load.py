@@ -46,6 +46,7 @@ class DataSource:
     classes: tuple[str, ...] | None = None
     pixel_format: PixelFormat | None = None
     preferred_size: int | None = None
+    delimiter: str | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
@@ -59,6 +60,7 @@ class DataSource:
             self.classes,
             self.pixel_format,
             self.preferred_size,
+            self.delimiter,
         )
 
     def of_validation(self) -> Self:
@@ -103,6 +105,7 @@ def load_dataset(
     classes: tuple[str, ...] | None = None,
     pixel_format: PixelFormat | None = None,
     preferred_size: int | None = None,
+    delimiter: str | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
@@ -120,6 +123,7 @@ def load_dataset(
         classes: the classes of a trained network; the data may lack some of them.
         pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
         preferred_size: `image_size` of image files if none is given, that of pretrained weights.
+        delimiter: text between the labels of one image in the data of a trained network, unless `reading` has one.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -131,7 +135,8 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
-    interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
+    delimiter = location.reading.label_delimiter or delimiter
+    interpret = Interpreter(labels, delimiter, class_names, classes, location.say)
     divided, division = _read_and_divided(location, found, interpret)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
@@ -149,6 +154,7 @@ def load_dataset(
         flip=found.flip,
         test=splits.get("test"),
         labels=labels,
+        delimiter=divided["train"].delimiter,
         pixel_format=pixel_format,
         notes=tuple(location.notes),
         training_notes=tuple(location.training_notes),
@@ -161,7 +167,10 @@ def _read_and_divided(
 ) -> tuple[dict[str, LabelledSplit], Division]:
     """Return train and validation images, and test images if there are any, and the record of the division."""
     _check_columns_used(location, source)
-    read = source.read_labelled(location)
+    read = dict(source.read_labelled(location))
+    if "test" in read and not read["test"].is_labelled:
+        location.say(f"{read['test'].shown or 'test'} has no labels and is not used")
+        del read["test"]
     _check_images(location, read)
     whole, skipped = without_broken(location, named_splits(location, read, location.reading))
     whole = interpret(location, whole)

@@ -26,6 +26,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG, _PNG_ALPHA = b"\x89PNG\r\n\x1a\n", (4, 6)  # colour types with alpha
 _NPY = b"\x93NUMPY"
 _SIZE, _BITS, _SAMPLES, _EXTRA = (256, 257), 258, 277, 338  # tags of TIFF
+_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # of EXIF: by 90 degrees, mirrored or not
 _MODES = {"1": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
 _PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
 
@@ -153,6 +154,29 @@ def read_raster(where: str, content: bytes | None, *, header_only: bool = False)
     if tags:
         return Raster(image, alpha=alpha and image.mode in {"RGBA", "LA"}, is_tiff=True)
     return Raster(image, alpha=image.mode in {"LA", "La", "PA", "RGBA", "RGBa"})
+
+
+def size_of(where: str, content: bytes | None) -> tuple[int, int]:
+    """Return (width, height) of an image file as `read_raster` reads it, without decoding pixels where possible."""
+    raster = read_raster(where, content, header_only=True)
+    if raster.picture is None:
+        height, width = raster.values.shape[:2]
+        return width, height
+    width, height = raster.picture.size
+    return (height, width) if _is_turned(raster.picture, content or b"") else (width, height)
+
+
+def _is_turned(picture: Any, content: bytes) -> bool:
+    """Return whether a picture of which the header was read is turned by 90 degrees when it is decoded."""
+    if picture.format == "PNG" and b"eXIf" not in content and b"tiff:Orientation" not in content:
+        return False  # Pillow would decode it to look for EXIF after the pixels
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if picture.format == "TIFF":  # newer versions of Pillow have turned the size already
+            tags = picture.tag_v2
+            return tags.get(_ORIENTATION) in _TURNED and picture.size == tuple(tags[tag] for tag in _SIZE)
+        return picture.getexif().get(_ORIENTATION) in _TURNED
+    return False
 
 
 def _native(image: Any) -> str:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class RowFiles(EncodedFiles):
 class ImageFolder:
     """The image files below a folder, found by the text in a table: a path or its end, with or without suffix.
 
-    Case is ignored unless it decides. A path may also begin with folders that are not there.
+    Case is ignored unless it decides. A path may also begin with folders that are not there, unless it begins with ..,
+    which names another folder.
 
     Args:
         location: the folder, which is listed once.
@@ -170,6 +172,11 @@ class ImageFolder:
         text = os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111
         if os.path.isabs(text):  # noqa: PTH117 (100,000 paths cost a second)
             return [text] if Path(text).is_file() else []
+        text = posixpath.normpath(text) if "../" in text else text
+        if is_outside := text.startswith("../"):
+            if is_image(text) and (found := self._outside(text)):
+                return found
+            text = without_parents(text)
         named = self._by_name.get(text.rpartition("/")[2].lower(), ())
         ends = {path: (f"/{path}", f"/{path.rpartition('.')[0]}") for path in named}
         wanted = f"/{text}"
@@ -177,19 +184,30 @@ class ImageFolder:
             lambda path: text in (path, path.rpartition(".")[0]),
             lambda path: any(end.endswith(wanted) for end in ends[path]),
             lambda path: any(end.lower().endswith(wanted.lower()) for end in ends[path]),
-            lambda path: any(wanted.endswith(end) for end in ends[path]),
+            lambda path: not is_outside and any(wanted.endswith(end) for end in ends[path]),
         ):
             if fitting := [path for path in named if fits(path)]:
                 return [f"{self.path}{os.sep}{path}" for path in fitting]
-        return self._outside(text) if is_image(text) else []
+        return self._outside(text) if is_image(text) and not is_outside else []
 
     def _outside(self, text: str) -> list[str]:
         """Return the path of a file outside of the folder: ../photos/1.jpg, or relative to the working folder."""
         for path in (self.path / text, Path(text)):
             relative = os.path.relpath(path, self.path)
-            if relative.startswith("..") and path.is_file():
+            if (relative.startswith("..") or text.startswith("../")) and path.is_file():
                 return [os.path.normpath(self.path / relative)]  # absolute if the path of the folder is
         return []
+
+
+def without_parents(text: str) -> str:
+    """Return a relative path without the .. at its start.
+
+    >>> without_parents("../../train/1.png")
+    'train/1.png'
+    """
+    while text.startswith("../"):
+        text = text.removeprefix("../")
+    return text
 
 
 def image_folders(location: Location, file: Path) -> list[Path]:

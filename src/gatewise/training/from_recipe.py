@@ -236,8 +236,10 @@ class Setup:
         """Return the entries of `config.json` about images and classes."""
         division = dataset.division
         split = {"split": division.details} if division is not None and division.recorded else {}
+        delimiter = dataset.delimiter if isinstance(dataset, Dataset) else None
         return {
             **split,
+            **({} if delimiter is None else {"label_delimiter": delimiter}),
             "num_classes": self.task.outputs,
             "in_chans": dataset.channels,
             "classes": list(dataset.classes),

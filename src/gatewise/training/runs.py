@@ -249,8 +249,9 @@ class Run:
 
     @property
     def source(self) -> DataSource:
-        """Source of the images of the training, read with the channels and ranges of the training."""
-        return dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format)
+        """Source of the images of the training, read with its channels, ranges and delimiter of labels."""
+        delimiter = self.config.get("label_delimiter")
+        return dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format, delimiter=delimiter)
 
     @property
     def pixel_format(self) -> PixelFormat:

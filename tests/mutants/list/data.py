@@ -77,6 +77,11 @@ CHANGES = {
             "a band of a TIFF is transparency": replace("is_tiff=True", "is_tiff=False", nth=2),
             "colours of 16-bit PNG files are cut to 8 bits": replace("content.startswith(_PNG)", "False"),
         },
+        "_is_turned": {
+            "sizes of turned photos are those of the header": replace(
+                "return picture.getexif().get(_ORIENTATION) in _TURNED", "return False"
+            ),
+        },
         "_deep": {
             "32-bit pixels clipped": replace("_bits(tags) != 32", "True"),
         },
@@ -150,6 +155,29 @@ CHANGES = {
         },
         "_texts": {
             "whole numbers are written as fractions": replace("int(label)", "label"),
+        },
+        "Interpreter._delimiter": {
+            "labels of validation images are divided otherwise": replace(
+                "('train', *splits)", "('validation', *splits)"
+            ),
+        },
+        "Interpreter._divided": {
+            "classes of two words are divided": replace(
+                "[cell] if cell in whole else _parts(cell, delimiter)", "_parts(cell, delimiter)"
+            ),
+        },
+        "Interpreter._indexed": {
+            "unknown labels are dropped without a word": drop_call("say", nth=1),
+        },
+        "LabelledSplit.is_labelled": {
+            "test images without labels are read": replace("part not in none and part == part", "True"),
+        },
+        "_numbers": {
+            "images may have different counts of numbers": replace("len(numbers) != count", "False"),
+        },
+        "_numbers_in": {
+            "several numbers in one cell are none": replace("part.split(delimiter)", "[part]"),
+            "infinite labels are numbers": replace("math.isfinite(number)", "number == number"),
         },
         "_look_divided": {
             "names of two words are two labels": replace("alone and len(parts) < len(cells)", "True"),
@@ -248,8 +276,37 @@ CHANGES = {
                 "Path(started_in, found)", "Path(found)"
             ),
         },
+        "ImageFolder.find": {
+            "a path out of the folder is an image in it": replace("text.startswith('../')", "False", nth=1),
+        },
         "ImageFolder.__init__": {
             "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
+        },
+    },
+    "data/table_layout.py": {
+        "tables_of": {
+            "the last table of a split wins": replace(
+                "by_split(location, tables)", "{split_of(name): name for name in tables}"
+            ),
+        },
+        "_splits": {
+            "a column of splits with an empty cell is ignored": replace(
+                "not known or further_columns([column], reading)", "True"
+            ),
+        },
+        "splits_of": {
+            "only the first column of splits counts": replace(
+                "zip(*found.values(), strict=True)", "zip(list(found.values())[0], strict=True)"
+            ),
+        },
+        "add_splits": {
+            "a table replaces what a column of splits gave": replace("role in read", "False"),
+        },
+        "common_folder": {
+            "names are relative to the images of the first table": replace("len(set(folders)) == 1", "True"),
+        },
+        "_check_apart": {
+            "two images without their folders are one": replace("first != cell", "False"),
         },
     },
     "data/broken.py": {
@@ -412,6 +469,31 @@ CHANGES = {
             "frequencies count ignored pixels": replace("mask != IGNORED", "mask != 254"),
         },
     },
+    "data/sources/arrays.py": {
+        "_labels": {
+            "numbers of an image are indices of classes": replace("kind == 'number'", "False"),
+        },
+        "Arrays.read_labelled": {
+            "the last array of a split wins": replace(
+                "kind in splits.setdefault(split, {})", "splits.setdefault(split, {}) and False"
+            ),
+        },
+    },
+    "data/sources/tables.py": {
+        "_LabelColumns.as_in_training": {
+            "other columns of test images are labels": replace("set(labels) <= set(table.columns)", "True"),
+        },
+        "_check_one_split": {
+            "an image may be in two splits": replace("splits[row] != splits[other]", "False"),
+        },
+    },
+    "data/sources/mask_tables.py": {
+        "MaskTables.read_masked": {
+            "test images without masks stop the reading of tables": replace(
+                "columns is None and split == 'test'", "False"
+            ),
+        },
+    },
     "data/sources/cifar.py": {
         "Cifar.read_labelled": {
             "planes of CIFAR transposed": replace(
@@ -436,6 +518,11 @@ CHANGES = {
         },
     },
     "data/sources/pair_folders.py": {
+        "PairFolders.read_masked": {
+            "test images without masks stop the reading of folders": replace(
+                "not location.images(*layouts['test'][1])", "False"
+            ),
+        },
         "_matched": {
             "a mask without an image is ignored": replace(
                 "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
@@ -455,6 +542,9 @@ CHANGES = {
         },
     },
     "data/sources/parquet.py": {
+        "_leave_out_test": {
+            "test files without labels stop the reading": replace("'test' in splits", "False"),
+        },
         "_labelled": {
             "first file only": replace("[label for part in parts for label in part[1]]", "parts[0][1]"),
             "class names of files not compared": replace("part[2] != names", "False"),

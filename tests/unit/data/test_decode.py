@@ -10,6 +10,7 @@ from PIL import Image
 
 from gatewise.data.decode import fit, picture_of, pixels_of
 from gatewise.data.pixel_format import RGB
+from gatewise.data.raster import size_of
 from gatewise.errors import DataError
 
 RED, BLUE = (200, 30, 10), (10, 30, 200)
@@ -49,6 +50,23 @@ def test_exif_orientation_is_applied(orientation: int, corner_of_red: tuple[int,
     assert at(turned, *corner_of_red) == RED
     width, height = turned.size
     assert at(turned, width - 1 - corner_of_red[0], height - 1 - corner_of_red[1]) == BLUE
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 8])
+def test_size_is_that_of_the_decoded_image(kind: str, orientation: int) -> None:
+    image = two_colours()
+    exif = image.getexif()
+    if orientation:
+        exif[0x0112] = orientation
+    content = saved(image, kind, exif=exif)
+    assert size_of("file", content) == decode("file", content).size == ((2, 4) if orientation > 4 else (4, 2))
+
+
+def test_size_of_an_array_is_its_height_and_width() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((3, 5, 7), np.uint8))
+    assert size_of("file", buffer.getvalue()) == (7, 5)
 
 
 @pytest.mark.parametrize("block", [b"MM\x00*garbage", b"II*\x00", b"nothing", b""])

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gatewise.data import Dataset, Reading, load_dataset
@@ -286,3 +287,23 @@ def test_many_broken_images_are_refused(tmp_path: Path) -> None:
         cut(tmp_path / f"cat/{number}.png")
     with pytest.raises(DataError, match=r"3 of 20 images of train cannot be read, more than 5%: .*cat/0\.png"):
         load_dataset(tmp_path, reading=Reading(on_broken="skip"))
+
+
+def test_photos_of_one_camera_some_of_which_are_upright_get_one_size(tmp_path: Path) -> None:
+    upright = picture(0).getexif()
+    upright[0x0112] = 6
+    for number in range(12):
+        file = tmp_path / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        picture(number, (30, 40)).save(file, exif=upright if number % 3 else b"")
+    dataset = load_dataset(tmp_path)
+    assert dataset.size == (24, 24)
+    assert "images have different sizes (30x40, 40x30, ...)" in said(dataset)
+
+
+def test_arrays_of_different_sizes_get_one_size(tmp_path: Path) -> None:
+    for number in range(12):
+        file = tmp_path / ("cat", "dog")[number % 2] / f"{number}.npy"
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, np.random.default_rng(number).integers(0, 256, (20 + number, 17, 3), dtype=np.uint8))
+    assert load_dataset(tmp_path).size == (16, 16)

@@ -13,6 +13,7 @@ from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
 from gatewise.data.layout import split_of
+from gatewise.data.reading import Kind
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 _IMAGES, _LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
@@ -35,8 +36,14 @@ class Arrays(LabelledSource):
         splits: dict[str, dict[str, Any]] = {}
         for name, array in arrays.items():
             kind, words = _meaning(name)
-            if kind:
-                splits.setdefault(split_of(words) or "train", {})[kind] = array
+            if not kind:
+                continue
+            split = split_of(words) or "train"
+            if kind in splits.setdefault(split, {}):
+                raise errors.DataError(
+                    f"{file}: two arrays are the {kind} of {split}, in {_validation.listed(list(arrays))}. Rename one."
+                )
+            splits[split][kind] = array
         complete = {split: parts for split, parts in splits.items() if len(parts) == 2}
         if "train" not in complete:
             raise errors.DataError(
@@ -44,7 +51,9 @@ class Arrays(LabelledSource):
                 f"found {_validation.listed(list(arrays))}."
             )
         return {
-            split: LabelledSplit(_pixels(file, parts["images"]), _labels(parts["labels"]), shown=split)
+            split: LabelledSplit(
+                _pixels(file, parts["images"]), _labels(file, parts["labels"], location.labels), shown=split
+            )
             for split, parts in complete.items()
         }
 
@@ -77,8 +86,15 @@ def _pixels(file: Path, array: Any) -> Tensor:
     return pixels.unsqueeze(1) if array.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
 
-def _labels(array: Any) -> list[Any]:
-    """Return (N,) or (N, 1) as numbers, and (N, L) of 0 and 1 as lists of indices."""
-    if array.ndim == 2 and array.shape[1] > 1:
-        return [row.nonzero()[0].tolist() for row in array]
-    return array.reshape(len(array)).tolist()
+def _labels(file: Path, array: Any, kind: Kind) -> list[Any]:
+    """Return (N,) or (N, 1) as numbers, and (N, L) as lists of numbers, or of indices if the label is no number."""
+    if array.ndim and array.size == len(array):
+        return array.reshape(len(array)).tolist()
+    if array.ndim == 2 and kind == "number":
+        return array.tolist()
+    if array.ndim != 2 or not ((array == 0) | (array == 1)).all():
+        raise errors.DataError(
+            f"{file}: expected labels (N,), or (N, L) of 0 and 1 (one column for each class), got {array.shape} of "
+            f"type {array.dtype}. For several numbers of an image add --task regress."
+        )
+    return [row.nonzero()[0].tolist() for row in array]

@@ -1,14 +1,16 @@
 """Tables that name images and their masks: a file, or one in the folder of the images or in each split."""
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.layout import MASK_FOLDERS
+from gatewise.data.layout import MASK_FOLDERS, is_left_out
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
 from gatewise.data.table_layout import (
+    add_splits,
+    common_folder,
     divided,
     files_of,
     find_images,
@@ -40,9 +42,24 @@ class MaskTables(MaskedSource):
         files = tables_of(location) if location.is_folder else {"train": location.path}
         classes = named_classes(location.path if location.is_folder else location.path.parent)
         read: dict[str, MaskedSplit] = {}
+        folders: list[Path] = []
         for split, file in files.items():
-            found = _read(location, read_table(file), classes)
-            read.update(found if len(files) == 1 else {split: found["train"]})
+            if is_left_out(split, location.reading):
+                continue
+            table = read_table(file)
+            columns = _pairs(location, table)
+            if columns is None and split == "test":
+                location.say(f"{file.name} has no masks and is not used")
+                continue
+            if columns is None:
+                raise errors.DataError(
+                    f"{file}: expected a column that names images and one that names masks, found "
+                    f"{', '.join(table.columns)}. Give them as --image-column and --label-column, and their folder as "
+                    f"--data-root."
+                )
+            add_splits(read, split, _read(location, table, columns, classes), file)
+            folders.append(columns[2].path)
+        location.root = common_folder(location, folders)
         return read
 
 
@@ -72,17 +89,11 @@ def _pairs(location: Location, table: Table) -> tuple[str, str, ImageFolder, Ima
     return (column, named[0], images, masks) if named else None
 
 
-def _read(location: Location, table: Table, classes: tuple[str, ...]) -> dict[str, MaskedSplit]:
+def _read(
+    location: Location, table: Table, columns: tuple[str, str, ImageFolder, ImageFolder], classes: tuple[str, ...]
+) -> dict[str, MaskedSplit]:
     """Return the splits in one table."""
-    found = _pairs(location, table)
-    if found is None:
-        raise errors.DataError(
-            f"{table.file}: expected a column that names images and one that names masks, found "
-            f"{', '.join(table.columns)}. Give them as --image-column and --label-column, and their folder as "
-            f"--data-root."
-        )
-    image, mask, images, masks = found
-    location.root = images.path
+    image, mask, images, masks = columns
     use_groups(location, table)
     files = [files_of(location, table, column, folder) for column, folder in ((image, images), (mask, masks))]
     rows = [row for row, pair in enumerate(zip(*files, strict=True)) if all(pair)]
@@ -93,5 +104,5 @@ def _read(location: Location, table: Table, classes: tuple[str, ...]) -> dict[st
         classes,
         {name: [cells[row] for row in rows] for name, cells in table.columns.items()},
     )
-    _, splits = splits_of(table)
+    _, splits = splits_of(location, table)
     return divided(whole, None if splits is None else [splits[row] for row in rows])

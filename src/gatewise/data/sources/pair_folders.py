@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.layout import MASK_FOLDERS, by_split, split_of
+from gatewise.data.layout import MASK_FOLDERS, by_split, is_left_out, split_of
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 
@@ -40,13 +40,20 @@ class PairFolders(MaskedSource):
                 f"{location} has no train split: expected train/ and val/ with images/ and masks/ in each, or images/ "
                 f"and masks/ with train/ and val/ in each, or undivided; found {location.content()}."
             )
+        layouts = {split: folders for split, folders in layouts.items() if not is_left_out(split, location.reading)}
+        if "test" in layouts and not location.images(*layouts["test"][1]):
+            location.say(f"{'/'.join(layouts['test'][0])}/ has no masks and is not used")
+            del layouts["test"]
         return {split: _encoded(location, folders, classes) for split, folders in layouts.items()}
 
 
 def _layouts(location: Location) -> dict[str, Folders]:
     """Return the folders of images and of masks of each split; undivided ones are train."""
-    divided = {name: _folders(location, name) for name in location.image_counts() if split_of(name)}
+    counts = location.image_counts()
+    divided = {name: _folders(location, name) for name in counts if split_of(name)}
     if splits := by_split(location, [name for name, folders in divided.items() if folders is not None]):
+        for name in [name for name, folders in divided.items() if folders is None and counts[name]]:
+            location.say(f"{name}/ has no masks and is not used")
         return {split: folders for split, name in splits.items() if (folders := divided[name]) is not None}
     whole = _folders(location)
     if whole is None:

@@ -3,6 +3,7 @@
 # pyright: basic
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ class Parquet(LabelledSource, MaskedSource):
         return bool(_files(location))
 
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
-        return {split: _labelled(files, location) for split, files in _split_files(location).items()}
+        splits = _split_files(location)
+        first = splits["train"][0]
+        _leave_out_test(location, splits, columns(str(first), _names(first), location.reading)[1:])
+        return {split: _labelled(files, location) for split, files in splits.items()}
 
     def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
-        return {split: _masked(files, classes) for split, files in _split_files(location).items()}
+        splits = _split_files(location)
+        _leave_out_test(location, splits, MASK_COLUMNS)
+        return {split: _masked(files, classes) for split, files in splits.items()}
 
 
 def _files(location: Location) -> list[Path]:
@@ -59,6 +65,13 @@ def _split_files(location: Location) -> dict[str, list[Path]]:
     return splits
 
 
+def _leave_out_test(location: Location, splits: dict[str, list[Path]], labels: Sequence[str]) -> None:
+    """Leave out a test split that has none of the columns of labels."""
+    if "test" in splits and not set(labels).intersection(_names(splits["test"][0])):
+        location.say(f"{splits['test'][0].name} has no labels and is not used")
+        del splits["test"]
+
+
 def _labelled(files: list[Path], location: Location) -> LabelledSplit:
     parts = [_read_file(file, location.reading) for file in files]
     names = parts[0][2]
@@ -75,6 +88,13 @@ def _read_table(file: Path) -> Any:
     parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
     with as_data_error(f"{file}:", "not a valid parquet file"):
         return parquet.read_table(file)
+
+
+def _names(file: Path) -> list[str]:
+    """Return the names of the columns of a file."""
+    parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
+    with as_data_error(f"{file}:", "not a valid parquet file"):
+        return parquet.read_schema(file).names
 
 
 def _read_file(file: Path, reading: Reading) -> tuple[Any, list[Any], tuple[str, ...], dict[str, list[Any]]]:

@@ -1,16 +1,19 @@
 """Tables that name the images and their labels: a file, or one in the folder of the images or in each split."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location, counted
-from gatewise.data.layout import class_folders, split_folders
+from gatewise.data.layout import class_folders, is_left_out, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
 from gatewise.data.table_layout import (
     METADATA,
+    add_splits,
+    common_folder,
     divided,
     files_of,
     find_images,
@@ -45,13 +48,19 @@ class Tables(LabelledSource):
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         files = tables_of(location) if location.is_folder else {"train": location.path}
         read: dict[str, LabelledSplit] = {}
+        folders: list[Path] = []
+        labels = _LabelColumns(location)
         for split, file in files.items():
+            if is_left_out(split, location.reading):
+                continue
             table = read_table(file)
-            if split == "test" and not _has_labels(table, location):
+            if split == "test" and not labels.as_in_training(table):
                 location.say(f"{file.name} has no labels and is not used")
                 continue
-            found = _read(location, table, shown=file.name if len(files) > 1 else "")
-            read.update(found if len(files) == 1 else {split: found["train"]})
+            folder, found = _read(location, table, labels, shown=file.name if len(files) > 1 else "")
+            add_splits(read, split, found, file)
+            folders.append(folder)
+        location.root = common_folder(location, folders)
         return read
 
 
@@ -88,17 +97,21 @@ def _wins(location: Location) -> bool:
     return False
 
 
-def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSplit]:
-    """Return the splits in one table."""
+def _read(
+    location: Location, table: Table, label_columns: "_LabelColumns", shown: str
+) -> tuple[Path, dict[str, LabelledSplit]]:
+    """Return the folder of the images of one table, and the splits in it."""
     image, folder = find_images(location, table)
-    location.root = folder.path
     files = files_of(location, table, image, folder)
     say_unused(location, table, folder, files)
     use_groups(location, table)
-    split_column, splits = splits_of(table)
-    named = {image, split_column, *further_columns(list(table.columns), location.reading)}
-    labels, classes = _labels(location, table, [name for name in table.columns if name not in named])
+    split_columns, splits = splits_of(location, table)
+    named = {image, *split_columns, *further_columns(list(table.columns), location.reading)}
+    columns = label_columns.of(table, [name for name in table.columns if name not in named])
+    labels, classes = _labels(location, table, columns)
     rows = [index for index, file in enumerate(files) if file]
+    if splits is not None:
+        _check_one_split(table, rows, files, splits)
     if location.labels != "number":
         rows, labels = _one_row_each(location, rows, files, labels)
     whole = LabelledSplit(
@@ -108,7 +121,19 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
         {name: [cells[index] for index in rows] for name, cells in table.columns.items()},
         shown,
     )
-    return divided(whole, None if splits is None else [splits[index] for index in rows])
+    return folder.path, divided(whole, None if splits is None else [splits[index] for index in rows])
+
+
+def _check_one_split(table: Table, rows: list[int], files: list[str], splits: list[str]) -> None:
+    """Raise if two rows of one image are in different splits."""
+    first: dict[str, int] = {}
+    for row in rows:
+        other = first.setdefault(files[row], row)
+        if splits[row] != splits[other]:
+            raise errors.DataError(
+                f"{table.row(row)} is for {splits[row]}, and row {table.row(other).rpartition(' ')[2]} with the same "
+                f"image for {splits[other]}. Remove one."
+            )
 
 
 def _one_row_each(
@@ -132,15 +157,8 @@ def _one_row_each(
     return [same[0] for same in of_file.values()], merged
 
 
-def _has_labels(table: Table, location: Location) -> bool:
-    known = location.reading.label_column
-    columns = known.split(",") if known else [name for name in table.columns if name.lower() in _LABELS]
-    return len(table.columns) > 1 and (not known or columns[0] in table.columns)
-
-
-def _labels(location: Location, table: Table, candidates: list[str]) -> tuple[list[Any], tuple[str, ...]]:
+def _labels(location: Location, table: Table, columns: list[str]) -> tuple[list[Any], tuple[str, ...]]:
     """Return the label of each row, and the names of the label columns if there are several."""
-    columns = _label_columns(location, table, candidates)
     cells = [table.columns[name] for name in columns]
     if location.labels == "number":
         return [tuple(row) for row in zip(*cells, strict=True)], tuple(columns)
@@ -153,27 +171,63 @@ def _labels(location: Location, table: Table, candidates: list[str]) -> tuple[li
     return list(hot), tuple(columns)
 
 
-def _label_columns(location: Location, table: Table, candidates: list[str]) -> list[str]:
-    """Return the columns of the labels: those given, the one of a usual name, the only one left, or all of 0 and 1."""
-    if location.reading.label_column is not None:
-        names = [name.strip() for name in location.reading.label_column.split(",")]
-        for name in names:
-            table.column(name)
-        return names
-    usual = [*_LABELS, *(_NUMBERS if location.labels == "number" else ())]
-    known = sorted((name for name in candidates if name.lower() in usual), key=lambda name: rank(name, usual))
-    left = [name for name in candidates if name.lower() not in _NO_LABEL]
-    if known:
-        return known[:1]
-    if len(left) == 1:
-        return left
-    binary = [name for name in left if _is_binary(table.columns[name])]
-    if location.labels != "number" and len(binary) > 1 and len(binary) == len(left):
-        return binary
-    raise errors.DataError(
-        f"{table.file.name}: which column is the {'number' if location.labels == 'number' else 'class'}, "
-        f"{' or '.join(left[:8]) or 'none is there'}? Add --label-column {left[0] if left else 'NAME'}."
-    )
+class _LabelColumns:
+    """The columns of the labels: in the first table, which is that of training, and the same in others."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._usual = [*_LABELS, *(_NUMBERS if location.labels == "number" else ())]
+        self._training: tuple[Table, list[str]] | None = None
+
+    def of(self, table: Table, candidates: list[str]) -> list[str]:
+        """Return the columns of a table; `candidates` have neither images nor splits nor groups."""
+        if self._training is None:
+            self._training = table, self._chosen(table, candidates)
+            return self._training[1]
+        training, labels = self._training
+        if found := self.as_in_training(table):
+            return found
+        raise errors.DataError(
+            f"{table.file}: expected the labels in {_validation.listed(labels)} as in {training.file.name}, found "
+            f"{_validation.listed(list(table.columns))}. Rename a column."
+        )
+
+    def as_in_training(self, table: Table) -> list[str]:
+        """Return the columns that have the labels in training, or one of a usual name only this table has; [] without.
+
+        So no other column of the training is taken for the labels where they are missing.
+        """
+        if self._training is None:
+            return list(table.columns)
+        training, labels = self._training
+        if set(labels) <= set(table.columns):
+            return labels
+        known = [name for name in self._known(list(table.columns)) if name not in training.columns]
+        return known[:1] if len(labels) == 1 and self._location.reading.label_column is None else []
+
+    def _known(self, names: Sequence[str]) -> list[str]:
+        found = [name for name in names if name.lower() in self._usual]
+        return sorted(found, key=lambda name: rank(name, self._usual))
+
+    def _chosen(self, table: Table, candidates: list[str]) -> list[str]:
+        """Return the columns given, the one of a usual name, the only one left, or all of 0 and 1."""
+        if self._location.reading.label_column is not None:
+            names = [name.strip() for name in self._location.reading.label_column.split(",")]
+            for name in names:
+                table.column(name)
+            return names
+        if known := self._known(candidates):
+            return known[:1]
+        left = [name for name in candidates if name.lower() not in _NO_LABEL]
+        if len(left) == 1:
+            return left
+        binary = [name for name in left if _is_binary(table.columns[name])]
+        if self._location.labels != "number" and len(binary) > 1 and len(binary) == len(left):
+            return binary
+        raise errors.DataError(
+            f"{table.file.name}: which column is the {'number' if self._location.labels == 'number' else 'class'}, "
+            f"{' or '.join(left[:8]) or 'none is there'}? Add --label-column {left[0] if left else 'NAME'}."
+        )
 
 
 def _is_binary(cells: Sequence[Any]) -> bool:
