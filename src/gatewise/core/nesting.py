@@ -1,5 +1,7 @@
 """Inputs and outputs of networks as nested containers: their leaves, and the same nesting of other leaves."""
 
+# pyright: basic
+
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence

@@ -84,8 +84,8 @@ CHANGES = {
         "_column": {
             "a value of one sub-batch stands for all": replace("type(part) is type(first) and part == first", "True"),
             "rows of images get lost": replace(
-                "torch.cat(rows)[order.to(first.device)].flatten(0, 1)",
-                "torch.cat(rows)[order.to(first.device)][:, 0]",
+                "torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)",
+                "torch.cat(rows)[order.to(parts[0].device)][:, 0]",
             ),
         },
     },
