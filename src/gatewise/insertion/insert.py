@@ -348,9 +348,9 @@ def without_gates(model: nn.Module) -> nn.Module:
 def inserted_gates(model: nn.Module) -> list[nn.Module]:
     """Return the gates that `insert_gates` has put into a network, without those of its own class.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), Gate(8))
-    >>> _ = insert_gates(net, "lrn")
-    >>> inserted_gates(net) == [net[0].lrn]
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> inserted_gates(net) == [net[0].gct]
     True
     """
     return [

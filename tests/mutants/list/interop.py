@@ -29,8 +29,10 @@ CHANGES = {
         "load_weights": {
             "unexpected tensors accepted": replace("strict and (not reading.is_part)", "False"),
             "loads nothing in silence": remove("if not fitting: ..."),
-            "routes keep the norms of other weights": remove("model.norms_follow_backbone()"),
             "missing tensors accepted": replace("reading.missing if strict else []", "[]"),
+        },
+        "_fill_routes": {
+            "routes keep the norms of other weights": replace("model.norms_follow_backbone()", "None"),
         },
         "_Reading.is_complete": {
             "a file that lacks tensors is complete": replace("not self.missing", "True"),
