@@ -21,6 +21,7 @@ import torchvision
 
 import gatewise as gw
 from gatewise.cli import app
+from gatewise.cli.recipe_flags import given_flags
 from gatewise.exporting import export_run
 from gatewise.gates.spec import parse_gates_list
 from gatewise.integrations.timm import PRESETS
@@ -227,11 +228,11 @@ def refuse_wrong_command(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
     _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     given = bound.arguments
-    flags = dataclasses.asdict(given["flags"]) if "flags" in given else {}
+    flags = given_flags(given["flags"]) if "flags" in given else {}
     if any(given.get(flag) is not None for flag in ("gater", "sites", "budget", "routes")):
         flags["gate"] = "gaternet"  # flags of the command line that add a gater
-    Recipe(**{name: value for name, value in flags.items() if value is not None})
-    if given.get("command") is None:  # of which gates are any words
+    Recipe(**flags)
+    if "of_command" not in given or given["of_command"].command is None:  # of a command, gates are any words
         parse_gates_list(given.get("gates", "none"))
 
 

@@ -1,5 +1,6 @@
 """Tasks with several classes or numbers per image, from a table to predictions, pages, cards, exports, comparisons."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from sklearn.datasets import load_digits
 
 import gatewise as gw
 from gatewise.analysis.explanation import explain_runs
+from gatewise.analysis.score_page import score_run, scores_table
+from gatewise.comparison.run_results import _further_scores
 from gatewise.exporting import export_run
 from gatewise.exporting.model_card import model_card
 from gatewise.exporting.prediction import Predictor, predict
 from gatewise.gates.spec import parse_gates
 from gatewise.training import Recipe, train
 from gatewise.training.runs import Run
+from gatewise.training.tasks.regress import Regression
 from support.few_digits import few_rounds  # noqa: F401 - a fixture
 
 LABELS = {
@@ -63,6 +67,25 @@ def test_run_has_scores_record_and_predictions_of_its_task(run: Run) -> None:
             assert {label["class"] for label in prediction["labels"]} == set(LABELS)
             assert all(0 <= label["score"] <= 1 for label in prediction["labels"])
     assert json.dumps(prediction)
+
+
+def test_score_that_is_not_defined_is_null(tmp_path: Path) -> None:
+    """R² of validation images with equal numbers: the training failed after its last epoch."""
+    chosen = recipe(tmp_path / "data", "regress")
+    table = tmp_path / "data/labels.csv"
+    header, *rows = table.read_text().split()
+    held_out, alike = slice(0, 20), ",1.0,validation"
+    rows[held_out] = [row.split(",")[0] + alike for row in rows[held_out]]
+    table.write_text("\n".join([f"{header},split", *rows[held_out], *(f"{row},train" for row in rows[20:])]) + "\n")
+    metrics = train(dataclasses.replace(chosen, epochs=1), tmp_path / "run")
+    assert metrics["r2"] is None
+    assert metrics["mae"] > 0
+    (row,) = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    assert json.loads(row, parse_constant=pytest.fail)["validation_r2"] is None
+    assert _further_scores(Run.open(tmp_path / "run").task, [metrics]).keys() == {"rmse"}
+    found = score_run(tmp_path / "run")
+    assert found["r2"] is None
+    assert [cell.text for cell in scores_table(found, Regression.scores).rows[-1]] == ["R²", "not defined"]
 
 
 def test_cells_of_other_data_are_divided_as_in_the_training(run: Run, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.analysis.explanation import explain_runs
+from gatewise.analysis.score_page import score_run
 from gatewise.cli import run
 from gatewise.comparison import compare
 from gatewise.core.statistics import Estimate, redrawn_bootstrap
@@ -228,6 +229,23 @@ def test_score_is_of_saved_network_on_complete_images(done: Path, folder: Path) 
     saved = load_file(done / "predictions.safetensors")["overlaps"]
     assert saved.shape == (8, 3, 2)
     assert int(saved[..., 0].sum()) == int((a == b)[counted].sum())
+
+
+def test_masks_of_other_data_mean_what_they_meant_in_the_training(done: Path, folder: Path, tmp_path: Path) -> None:
+    """Data without the highest class, or without classes.txt, was rejected."""
+    assert json.loads((done / "config.json").read_text())["masks"]["classes"] == [*CLASSES]
+    for split in ("images", "masks"):
+        (tmp_path / "new" / split).mkdir(parents=True)
+    for number in range(24, 28):
+        shutil.copy(folder / f"val/images/{number}.png", tmp_path / "new/images")
+        with Image.open(folder / f"val/masks/{number}.png") as mask:
+            mask.point(lambda value: 9 if value == 2 else value).save(tmp_path / f"new/masks/{number}.png")
+    found = score_run(done, data=str(tmp_path / "new"))
+    assert found["images"] == 4
+    assert found["by_class"]["disc"]["iou"] > 0.1
+    (tmp_path / "new/classes.txt").write_text("disc\nwall\n")
+    with pytest.raises(DataError, match="names the mask values disc, wall, the network was trained with wall, disc"):
+        score_run(done, data=str(tmp_path / "new"))
 
 
 @pytest.mark.extended

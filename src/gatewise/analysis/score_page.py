@@ -16,7 +16,7 @@ from gatewise.analysis.page import Page, Section, check_page_writable
 from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong_pictures
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
-from gatewise.core.files import write_atomically
+from gatewise.core.files import without_nan, write_atomically
 from gatewise.data import Dataset, DataSource, Images, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.training import Mistake, Progress, Score, evaluate
@@ -51,8 +51,8 @@ def score_run(
 
     Returns:
         "run", "data", "split", "images", "notes" (what was left out while reading); "score" (name of the main score)
-        and every score of the task; "constant", the best answer that is the same for all images, from the
-        training labels or, for other data, from those that are scored; "by_class" (class -> its
+        and every score of the task, None where it is not defined; "constant", the best answer that is the same for all
+        images, from the training labels or, for other data, from those that are scored; "by_class" (class -> its
         scores and number of images); "confusion" ("classes" and "counts", rows are classes and columns predictions) for
         one class per image; "wrong" (a list of "image", "label", "predicted", the worst first) and "wrong_images", how
         many there are; "page".
@@ -115,7 +115,7 @@ def _scored(
         found["constant"] = {"answer": constant.answer, "score": constant.score}
     if confusion is not None:
         found["confusion"] = {"classes": run.classes, "counts": confusion.tolist()}
-    return found, mistakes[:shown], confusion, run.task.calibration(record)
+    return without_nan(found), mistakes[:shown], confusion, run.task.calibration(record)
 
 
 def _constant(run: Run, parts: Sequence[Run]) -> ConstantAnswer | None:
@@ -228,7 +228,7 @@ def _by_class(run: Run, results: dict[str, Any], record: dict[str, torch.Tensor]
 def scores_table(found: dict[str, Any], scores: Sequence[Score]) -> Table:
     """Return all scores in `found`, the result of `score_run`, as a table."""
     rows = [
-        [Cell(score.title), Cell(score.text(found[score.name]), found[score.name])]
+        [Cell(score.title), Cell(score.text(value := found[score.name]), -1.0 if value is None else value)]
         for score in sorted(scores, key=lambda score: score.name != found["score"])
         if score.name in found
     ]

@@ -4,6 +4,7 @@ No module of the command line imports torch: its commands import what they call,
 """
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -39,7 +40,14 @@ def parse_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: 
         raise ValueError(f"expected an integer, got {tokens[0].value!r}.") from None
 
 
+def parse_optional_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int | None:
+    """Parse an integer or "none"."""
+    return None if tokens[0].value.lower() == "none" else parse_integer(kind, tokens)
+
+
 Integer = Annotated[int, Parameter(converter=parse_integer)]
+OptionalInteger = Annotated[int | None, Parameter(converter=parse_optional_integer)]
+NOT_GIVEN: Any = object()  # default of flags of which a typed "none" means something
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -92,6 +100,13 @@ def print_table(table: "Table") -> None:
     for row in table.rows:
         rich_table.add_row(*(cell.text for cell in row))
     console.print(rich_table)
+
+
+def print_json(values: Any) -> None:
+    """Print values as JSON, null for a number that is not finite."""
+    from gatewise.core.files import without_nan
+
+    print(json.dumps(without_nan(values), indent=2))
 
 
 def print_answer(results: Mapping[str, Any]) -> None:

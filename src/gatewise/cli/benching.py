@@ -1,11 +1,10 @@
 """The bench command."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
+from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, print_json, print_table
 
 if TYPE_CHECKING:
     from gatewise.analysis.table import Table
@@ -19,8 +18,8 @@ def bench(
     out: Path | None = None,
     batch_sizes: str = "1,8,32",
     rounds: Integer = 15,
-    threads: Integer | None = None,
-    images: Integer | None = None,
+    threads: OptionalInteger = None,
+    images: OptionalInteger = None,
     runtimes: str | None = None,
     precisions: str = "float32",
     plain: Path | None = None,
@@ -85,7 +84,7 @@ def bench(
     else:
         results = bench_run(run, out, **options)
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
         return
     files = _print_forms(results) if runtimes is None else _print_runtimes(results)
     print(f"{results['environment']['hardware']}; {results['verdict']}")

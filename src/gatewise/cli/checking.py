@@ -1,13 +1,12 @@
 """The check command: what is in a data set, without training."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Json, app
+from gatewise.cli.app import Json, app, print_json
 from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
 CheckFlags: Any = recipe_flags("CheckFlags", "data", "task")
@@ -55,7 +54,7 @@ def check(
         if found.dataset.division is not None:
             found.dataset.division.write(out)
     if json_output:
-        print(json.dumps(found.details, indent=2))
+        print_json(found.details)
         return
     for line in (*found.facts, *few_images(found.dataset)):
         print(line)

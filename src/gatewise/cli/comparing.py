@@ -1,7 +1,6 @@
 """The compare command."""
 
 import dataclasses
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, app, print_answer, print_table
-from gatewise.cli.recipe_flags import flag_of, recipe_flags, with_flags
+from gatewise.cli.app import Integer, Json, OptionalInteger, app, print_answer, print_json, print_table
+from gatewise.cli.recipe_flags import flag_of, given_flags, recipe_flags, with_flags
 from gatewise.cli.training import worker_count
 
 CompareFlags: Any = recipe_flags("CompareFlags", omitted=("gate", "seed"))
@@ -63,7 +62,7 @@ def compare(
     detect: float | None = None,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
-    workers: Integer | None = None,
+    workers: OptionalInteger = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     rivals: str = "",
     corruptions: Annotated[bool, Parameter(negative="")] = False,
@@ -118,7 +117,7 @@ def compare(
     from gatewise.training.trackers import parse_trackers
 
     if of_command.command is not None or of_command.score_from is not None:
-        unused = [flag_of(name) for name, value in dataclasses.asdict(flags).items() if value is not None]
+        unused = [flag_of(name) for name in given_flags(flags)]
         unused += ["--recipe"] * (recipe is not None) + ["--rivals"] * bool(rivals)
         results = _compare_command(of_command, unused, gates.split(","), seeds, out, detect=detect, ray=ray)
     elif of_command.given:
@@ -172,7 +171,7 @@ def _print_comparison(results: dict[str, Any], out: Path, *, json_output: bool) 
     from gatewise.comparison import table as comparison_table
 
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
     else:
         print_answer(results)
         print_table(comparison_table(results))

@@ -1,12 +1,11 @@
 """The commands that make a trained network smaller or portable: compact and export."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal
+from gatewise.cli.app import Integer, Json, OptionalInteger, OwnNetwork, app, literal, print_json
 from gatewise.cli.recipe_flags import description
 
 
@@ -16,7 +15,7 @@ def compact(
     /,
     *,
     out: Path,
-    images: Integer | None = None,
+    images: OptionalInteger = None,
     data: str | None = None,
     model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
@@ -46,7 +45,7 @@ def compact(
 
     metrics = compact_run(run, out, images=images, data=data, progress=Progress())
     if json_output:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
         return
     score = score_named(metrics["score"])
     print(Compaction.from_dict(metrics["compaction"]))
@@ -68,7 +67,7 @@ def export(
     form: str | None = None,
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
-    routes: Integer | None = None,
+    routes: OptionalInteger = None,
     split: Annotated[bool, Parameter(negative="")] = False,
     calibration: Integer = 512,
     data: str | None = None,
@@ -130,7 +129,7 @@ def export(
         progress=Progress(),
     )
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
         return
     if int8:
         score = score_named(results["score"])

@@ -1,12 +1,11 @@
 """The gates command."""
 
-import json
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Json, app, print_table
+from gatewise.cli.app import Json, app, print_json, print_table
 
 
 @app.command
@@ -37,7 +36,7 @@ def gates(
     if markdown:
         print(gate_listing.gates_page(), end="")
     elif json_output:
-        print(json.dumps([fact for fact in gate_listing.facts() if gate in {None, fact["name"]}], indent=2))
+        print_json([fact for fact in gate_listing.facts() if gate in {None, fact["name"]}])
     elif gate is not None:
         print(gate_listing.headline(gate))
         print_table(gate_listing.options_table(gate))

@@ -1,12 +1,11 @@
 """The judge command."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Json, app, print_answer, print_table
+from gatewise.cli.app import Json, app, print_answer, print_json, print_table
 
 
 @app.command
@@ -46,7 +45,7 @@ def judge(
 
     results = judge_results(source, baseline=baseline, out=out, lower_is_better=lower_is_better, unit=unit)
     if json_output:
-        print(json.dumps(results, indent=2))
+        print_json(results)
         return
     print_answer(results)
     print_table(comparison_table(results))

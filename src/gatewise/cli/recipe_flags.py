@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import literal, parse_integer
+from gatewise.cli.app import NOT_GIVEN, literal, parse_integer, parse_optional_integer
 
 if TYPE_CHECKING:
     from gatewise.training import Recipe
@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
         {
             "name": field.name,
             "section": owners[field.name],
-            "types": [kind.__name__ for kind in cast(tuple[type, ...], get_args(field.type) or (field.type,))],
+            "types": _typed(field),
             "default": field.default,
             "help": field.metadata["help"],
         }
@@ -54,6 +54,12 @@ def describe() -> dict[str, Any]:
     ]
     formats = {"written": describe_formats(), "opened": opened_suffixes()}
     return {"files": _registering_files(), "recipe": fields, "formats": formats}
+
+
+def _typed(field: "dataclasses.Field[Any]") -> list[str]:
+    """Return the types that a flag is parsed as; None, typed "none", is none of them if "none" is a word."""
+    kinds = cast(tuple[type, ...], get_args(field.type) or (field.type,))
+    return [kind.__name__ for kind in kinds if kind is not NoneType or not field.metadata["none_is_word"]]
 
 
 @functools.cache
@@ -64,7 +70,7 @@ def description() -> dict[str, Any]:
 
 
 def recipe_flags(name: str, *sections: str, omitted: Sequence[str] = ()) -> type:
-    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given.
+    """Return a dataclass with one optional flag per recipe field: `NOT_GIVEN` by default, None if "none" was typed.
 
     Args:
         name: name of the class.
@@ -75,10 +81,12 @@ def recipe_flags(name: str, *sections: str, omitted: Sequence[str] = ()) -> type
     for field in description()["recipe"]:
         if field["name"] not in omitted and (not sections or field["section"] in sections):
             text = literal(f"{field['help']} [{field['default']}]")
-            converter = parse_integer if "int" in field["types"] else None
+            parsed = parse_optional_integer if "NoneType" in field["types"] else parse_integer
+            converter = parsed if "int" in field["types"] else None
             parameter = Parameter(help=text, show_default=False, converter=converter)
-            kind: Any = functools.reduce(operator.or_, [_TYPES[kind] for kind in field["types"]], None)
-            fields.append((field["name"], Annotated[kind, parameter], dataclasses.field(default=None)))
+            kinds = [_TYPES[kind] for kind in sorted(field["types"], key="NoneType".__ne__)]  # text is tried last
+            kind: Any = functools.reduce(operator.or_, kinds)
+            fields.append((field["name"], Annotated[kind, parameter], dataclasses.field(default=NOT_GIVEN)))
     # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
     return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
 
@@ -102,13 +110,19 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def given_flags(flags: Any) -> dict[str, Any]:
+    """Return the values of the flags that were given, by field."""
+    names = [field.name for field in dataclasses.fields(flags)]
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not NOT_GIVEN}
+
+
 def with_flags(file: Path | None, flags: Any) -> "Recipe":
     """Return the recipe in `file`, or the default recipe, with the given flags applied."""
     from gatewise.models import import_network
     from gatewise.training import Recipe
 
     base = Recipe.load(file) if file else Recipe()
-    given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
+    given = given_flags(flags)
     if "model" in given:
         import_network(given["model"])
     return dataclasses.replace(base, **given)

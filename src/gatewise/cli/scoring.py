@@ -1,13 +1,12 @@
 """The evaluate command."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, OwnNetwork, PageFile, app, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, PageFile, app, print_json, print_table
 
 _CONFUSED = 5  # pairs of classes that are printed
 
@@ -71,7 +70,7 @@ def evaluate(
     progress = Progress(quiet=json_output)
     found = score_run(run, page, data=data, split=split, shown=shown, on_broken=on_broken, progress=progress)
     if json_output:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return
     task = Run.open(run).task
     shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
@@ -96,7 +95,7 @@ def _score_corruptions(folder: Path, *, json_output: bool) -> None:
     run = Run.open(folder)
     (found,) = score_corruptions([run], Progress(quiet=json_output))
     if json_output:
-        print(json.dumps({**found, **summarised(found)}, indent=2))
+        print_json({**found, **summarised(found)})
         return
     clean, mean = (run.score.text(value) for value in (found["clean"], summarised(found)["mean"]))
     print(f"{run.score.title} on {found['images']:,} validation images: {clean}, corrupted {mean}")

@@ -1,14 +1,13 @@
 """The train command."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, app
+from gatewise.cli.app import NOT_GIVEN, Json, OptionalInteger, app, print_json
 from gatewise.cli.recipe_flags import recipe_flags, with_flags
 
 if TYPE_CHECKING:
@@ -16,19 +15,21 @@ if TYPE_CHECKING:
 
 
 TrainFlags: Any = recipe_flags("TrainFlags")
+_GATER_FLAG = Parameter(show_default=False)
 
 
 def _with_gater(recipe: "Recipe", **options: Any) -> "Recipe":
-    """Return the recipe with these options of its gater, which is added if there is none; None leaves an option."""
+    """Return the recipe with these options of its gater, which is added if there is none; None removes one."""
     from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates
 
-    given = {name: value for name, value in options.items() if value is not None}
-    if not given:
-        return recipe
+    given = {name: value for name, value in options.items() if value is not NOT_GIVEN}
     gates = parse_gates(recipe.gate)
-    own = next((dict(gate.options) for gate in gates if gate.is_gater), {})
+    own = next((dict(gate.options) for gate in gates if gate.is_gater), None)
+    if not given or (own is None and all(value is None for value in given.values())):
+        return recipe
+    chosen = {name: value for name, value in ((own or {}) | given).items() if name not in given or value is not None}
     others = (gate for gate in gates if not gate.is_gater)
-    return dataclasses.replace(recipe, gate=format_gates((*others, GateChoice(GATER, own | given))))
+    return dataclasses.replace(recipe, gate=format_gates((*others, GateChoice(GATER, chosen))))
 
 
 def worker_count(given: int | None) -> int:
@@ -48,11 +49,11 @@ def train(
     recipe: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     flags: Annotated[TrainFlags, Parameter(name="*")] = TrainFlags(),  # noqa: B008  # pyright: ignore
-    gater: str | None = None,
-    sites: str | None = None,
-    budget: float | None = None,
-    routes: Integer | None = None,
-    workers: Integer | None = None,
+    gater: Annotated[str, _GATER_FLAG] = NOT_GIVEN,
+    sites: Annotated[str, _GATER_FLAG] = NOT_GIVEN,
+    budget: Annotated[float | None, _GATER_FLAG] = NOT_GIVEN,
+    routes: Annotated[OptionalInteger, _GATER_FLAG] = NOT_GIVEN,
+    workers: OptionalInteger = None,
     track: str = "tensorboard",
     json_output: Json = False,
 ) -> None:
@@ -97,7 +98,7 @@ def train(
     if not Processes().is_main:
         return
     if json_output:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
     else:
         score, epochs = score_named(metrics["score"]), metrics["epochs"]
         print(

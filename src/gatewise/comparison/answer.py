@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatewise.comparison.given_score import score_of
-from gatewise.core.statistics import LEVEL, ROUNDING
+from gatewise.core.statistics import LEVEL
 from gatewise.data.folders import counted
 from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
@@ -152,17 +152,15 @@ def _have(names: Sequence[str]) -> str:
 def _by(score: Score, difference: Row, *, turned: bool = False) -> str:
     """Return a difference in words, such as "0.50 points higher"; `turned` looks from the other side."""
     mean = -difference["mean"] if turned else difference["mean"]
-    if abs(mean) < ROUNDING:
+    if not mean:
         return "no different"
     return f"{_size(score, abs(mean))} {'higher' if mean >= 0 else 'lower'}"
 
 
 def _size(score: Score, size: float) -> str:
     """Return a size in words, with the smallest number that is shown if it is below that."""
-    least = 0.01 / score.factor if score.is_fraction else 0.001
-    return (
-        f"{score.number(size)}{score.points}" if size >= least / 2 else f"less than {score.number(least)}{score.points}"
-    )
+    shown = score.number(size)
+    return f"{shown}{score.points}" if float(shown) else f"less than {shown[:-1]}1{score.points}"
 
 
 def _interval(score: Score, difference: Row) -> str:

@@ -2,14 +2,17 @@
 
 # pyright: basic
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import errors
@@ -24,13 +27,14 @@ from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULT
 from gatewise.data.table_files import read_table
 from gatewise.models.serialization import read_config, read_metrics, read_tensors
 from gatewise.training import Recipe, Score, score_named
-from gatewise.training.results import trained_as
+from gatewise.training.results import on_test_images, trained_as
 from gatewise.training.run_folder import read_log
 from gatewise.training.runs import stored_task
 from gatewise.training.tasks.base import ACCURACY, Task
 from gatewise.training.tasks.classify import Classification
 
 SCHEMA = 1
+_TRUTH: dict[str, Any] = {"true": 1, "false": 0}
 _KEYS = ("variant", "seed", "image")
 
 
@@ -206,7 +210,7 @@ def of_table(file: Path, score: GivenScore) -> Given:
     """
     table = read_table(file)
     column = _score_column(file, list(table.columns))
-    score = GivenScore(title=column, given_unit=score.given_unit, higher_is_better=score.higher_is_better)
+    score = dataclasses.replace(score, title=column)
     by_image = "image" in table.columns
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for index in range(len(table)):
@@ -232,8 +236,9 @@ def of_table(file: Path, score: GivenScore) -> Given:
     }
     if all(((of == 0) | (of == 1)).all() for of_seeds in images.values() for of in of_seeds.values()):
         images = {name: {seed: of.bool() for seed, of in of_seeds.items()} for name, of_seeds in images.items()}
-        if not score.given_unit:  # right or wrong: the mean is an accuracy
-            return Given(ACCURACY, scores, images)
+        if not score.given_unit:  # right or wrong: the mean is an accuracy, or a fraction of another kind
+            share = dataclasses.replace(score, is_fraction=True)
+            return Given(ACCURACY if score.higher_is_better else share, scores, images)
     return Given(score, scores, images)
 
 
@@ -261,7 +266,7 @@ def _number(where: str, column: str, cell: Any, limits: tuple[float, float] | No
     if cell is None or cell == "":
         return None
     try:
-        value = float(cell)
+        value = float(_TRUTH.get(str(cell).lower(), cell))
     except (TypeError, ValueError):
         raise errors.DataError(
             f"{where}: expected a number as {column}, got {_validation.safe_repr(cell)}. Correct it, or leave the cell "
@@ -295,7 +300,8 @@ def of_runs(folder: Path) -> Given:
 
     Raises:
         DataError: there are no finished runs, or they have several scores.
-        InvalidValueError: they were trained in different precisions, or by different numbers of processes.
+        InvalidValueError: they were trained in different precisions, or by different numbers of processes, or runs of
+            one seed have different validation images.
     """
     files = sorted(folder.rglob(f"seed_*/{METRICS}"), key=lambda file: (str(file.parents[1]), _seed(file)))
     if not files:
@@ -321,7 +327,9 @@ def of_runs(folder: Path) -> Given:
         row["curves"].append([epoch[f"validation_{given.score.name}"] for epoch in read_log(run)])
     _add_tests(given, {run: (names[run], of) for run, of in compared.items()})
     given.notes += _differing_recipes(metrics)
-    _add_images(given, names)
+    records = {run: read_tensors(run / PREDICTIONS) if (run / PREDICTIONS).exists() else {} for run in names}
+    alike = _check_same_images(names, records)
+    _add_images(given, names, records, alike=alike)
     return given
 
 
@@ -350,8 +358,7 @@ def _add_tests(given: Given, runs: Mapping[Path, tuple[str, Mapping[str, Any]]])
     """Add the scores on the test images to the rows of variants of which all runs have them."""
     for name in given.rows:
         of_seeds = [metrics for variant, metrics in runs.values() if variant == name]
-        if all("test" in metrics for metrics in of_seeds):
-            tests = [metrics["test"][given.score.name] for metrics in of_seeds]
+        if (tests := on_test_images(given.score.name, of_seeds)) is not None:
             given.rows[name]["test"] = score_row(given.score, tests)
 
 
@@ -367,13 +374,48 @@ def _differing_recipes(runs: Mapping[Path, Any]) -> list[str]:
     return [f"warning: the runs differ in more than gates and seed: {', '.join(varying)}"] if varying else []
 
 
-def _add_images(given: Given, runs: Mapping[Path, str]) -> None:
-    """Add what each image contributes to the score, if all runs have kept their predictions."""
-    if not all((run / PREDICTIONS).exists() for run in runs):
+def _check_same_images(runs: Mapping[Path, str], records: Mapping[Path, Mapping[str, Tensor]]) -> bool:
+    """Raise if runs of one seed have other validation images; return whether runs of all seeds have the same.
+
+    Compared is what is kept of the runs: the division of the files in `config.json`, number and labels of the images in
+    the predictions.
+    """
+    first: dict[tuple[int, str], tuple[str, Path]] = {}
+    for run in runs:
+        for what, found in _facts_of_images(run, records[run]).items():
+            there, other = first.setdefault((_seed(run / METRICS), what), (found, run))
+            if there != found:
+                raise errors.InvalidValueError(
+                    f"{other} and {run} have other {what}, so their difference is not one of gates. Train runs of one "
+                    f"seed with the same data, --validation-split and --split-seed, or judge them apart."
+                )
+    facts = {(what, found) for (_, what), (found, _) in first.items()}
+    return len(facts) == len({what for what, _ in facts})
+
+
+def _facts_of_images(run: Path, record: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what is known of the validation images of a run, the same for the same images."""
+    split = (read_config(run).get("split") or {}) if (run / CONFIG).exists() else {}
+    facts = {"divisions into training and validation images": split["sha256"]} if "sha256" in split else {}
+    if record:
+        facts["numbers of validation images"] = str(len(next(iter(record.values()))))
+    if "labels" in record:
+        facts["labels of validation images"] = sha256(save_tensors({"labels": record["labels"]})).hexdigest()
+    return facts
+
+
+def _add_images(
+    given: Given, runs: Mapping[Path, str], records: Mapping[Path, Mapping[str, Tensor]], *, alike: bool
+) -> None:
+    """Add what each image contributes to the score, if all runs have kept their predictions for the same images."""
+    if not all(records.values()):
+        return
+    if not alike:
+        given.notes.append("the seeds have different validation images, so there are no differences over images")
         return
     task: Task | None = None
     for run, name in runs.items():
-        record = read_tensors(run / PREDICTIONS)
+        record = records[run]
         task = task or _task(run, given.score, record)
         if task is None:
             given.notes.append(f"differences over images need {CONFIG} of the runs, which names the classes")

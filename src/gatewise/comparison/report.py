@@ -130,7 +130,8 @@ def _further_scores(results: Mapping[str, Any]) -> list[Section]:
     """Return a section with the task's other scores and the reliability of confidences, if there are any."""
     main = score_of(results)
     rows = {v["gates"]: {main.name: v[main.name], **v.get("scores", {})} for v in results["variants"]}
-    names = [name for name in next(iter(rows.values())) if not name.endswith("_by_class")]
+    shared = set[str].intersection(*map(set, rows.values()))
+    names = [name for name in next(iter(rows.values())) if name in shared and not name.endswith("_by_class")]
     if len(names) < 2:
         return []
     scores = [score_named(name) for name in names]

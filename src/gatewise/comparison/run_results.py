@@ -18,7 +18,7 @@ from gatewise.core.run_files import PREDICTIONS
 from gatewise.data.division import Division
 from gatewise.graph import measure
 from gatewise.training import Progress, Recipe, Score, Task
-from gatewise.training.results import trained_as
+from gatewise.training.results import on_test_images, trained_as
 from gatewise.training.runs import Run
 
 SCHEMA = 1
@@ -140,8 +140,8 @@ def _row(task: Task, name: str, runs: list[Run], images: Tensor, costs: dict[str
         "scores": _further_scores(task, metrics),
         "curves": [[epoch[f"validation_{score}"] for epoch in run.log] for run in runs],
     }
-    if all("test" in run for run in metrics):
-        row["test"] = score_row(task.score, [run["test"][score] for run in metrics])
+    if (tests := on_test_images(score, metrics)) is not None:
+        row["test"] = score_row(task.score, tests)
     return row
 
 
@@ -150,7 +150,7 @@ def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {
         score.name: score_row(score, [run[score.name] for run in runs])
         for score in task.scores
-        if score != task.score and all(score.name in run for run in runs)
+        if score != task.score and all(run.get(score.name) is not None for run in runs)
     }
     for name in (key for key in runs[0] if key.endswith("_by_class")):
         classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]

@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_json
+from gatewise.core.files import read_bytes, read_json
 from gatewise.data.table_files import read_table
 
 WHICH = ("last", "best", "max", "min")
@@ -22,7 +23,8 @@ class ScoreFile:
 
     Attributes:
         pattern: name of the file below the output folder of a training, or a glob with exactly one match.
-        entry: column of a CSV or JSON lines file, or path of an entry in a JSON file, such as val.accuracy or scores.0.
+        entry: column of a table, or path of an entry in a JSON file, such as val.accuracy or scores.0. JSON and
+            JSON lines (an object in each line) are known by their content, under any name.
         which: for a column or a list: last, best, max or min.
 
     >>> ScoreFile.parse("summary.csv:eval_top1:best")
@@ -84,8 +86,8 @@ class ScoreFile:
         return files[0]
 
     def _values(self, file: Path) -> list[Any]:
-        if file.suffix.lower() == ".json":
-            return self._entry(file, read_json(file))
+        if (content := _one_value(file)) is not None:
+            return self._entry(file, content)
         columns = read_table(file).columns
         if self.entry not in columns:
             listed = _validation.listed(list(columns))
@@ -94,7 +96,8 @@ class ScoreFile:
 
     def _entry(self, file: Path, content: Any) -> list[Any]:
         """Return the entry of a JSON file at the path `entry`, a list of numbers or one."""
-        for part in self.entry.split("."):
+        parts = [self.entry] if isinstance(content, dict) and self.entry in content else self.entry.split(".")
+        for part in parts:
             key: Any = int(part) if isinstance(content, list) and part.isdecimal() else part
             try:
                 content = content[key]
@@ -102,3 +105,16 @@ class ScoreFile:
                 there = _validation.listed(list(content)) if isinstance(content, dict) else "none"
                 raise errors.DataError(f"{file} has no entry {self.entry!r}: no {part!r} among {there}.") from None
         return content if isinstance(content, list) else [content]
+
+
+def _one_value(file: Path) -> Any:
+    """Return the content of a JSON file; None for JSON lines and other tables."""
+    text = b"" if file.suffix.lower() == ".parquet" else read_bytes(file).lstrip()
+    if file.suffix.lower() != ".json" and not text.startswith((b"{", b"[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.startswith(b"{") and "Extra data" in str(error):  # after the first of several objects
+            return None
+        return read_json(file)  # raises, and says why

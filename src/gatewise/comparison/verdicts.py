@@ -100,7 +100,7 @@ def difference_row(difference: statistics.Estimate, score: Score) -> dict[str, A
 
 
 def _detectable(values: Sequence[float], baseline: Sequence[float], score: Score, alpha: float) -> dict[str, Any]:
-    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    differences = statistics.paired_differences(values, baseline)
     found = detectable_difference(differences, alpha)
     return {
         "points": None if found is None else score.factor * found,

@@ -9,6 +9,7 @@ misreading them. Users may edit the values of a record; `gatewise.core.schema` v
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -201,6 +202,19 @@ def _is_alive(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def without_nan(values: Any) -> Any:
+    """Return values of JSON, which has no NaN and no infinity, with None in place of such numbers.
+
+    >>> without_nan({"r2": float("nan"), "mae_by_number": {"age": 1.5}, "values": [float("inf"), 2]})
+    {'r2': None, 'mae_by_number': {'age': 1.5}, 'values': [None, 2]}
+    """
+    if isinstance(values, Mapping):
+        return {name: without_nan(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def write_json(path: Path, values: Any) -> None:

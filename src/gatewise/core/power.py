@@ -6,10 +6,8 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from gatewise.core import _validation
-from gatewise.core.statistics import LEVEL, ROUNDING
+from gatewise.core.statistics import LEVEL, paired_differences, spread
 
 POWER = 0.8
 ALPHA = 1 - LEVEL
@@ -19,18 +17,6 @@ ALPHA_OF_STOPPED = 0.0375
 FEWEST_SEEDS = 3  # before the spread decides whether more are needed
 MOST_SEEDS = 10_000
 _GRID = 4000
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """Return the standard deviation (n - 1), or None where it is 0 up to rounding or there is one value.
-
-    >>> spread([1.0, 2.0, 3.0])
-    1.0
-    """
-    if len(values) < 2:
-        return None
-    deviation = float(torch.tensor(values, dtype=torch.float64).std())
-    return deviation if deviation > ROUNDING else None
 
 
 def power(difference: float, seeds: int, alpha: float = ALPHA) -> float:
@@ -142,7 +128,8 @@ def expected_seeds(scores: Mapping[str, Sequence[float]], baseline: str, differe
 def _pairs(scores: Mapping[str, Sequence[float]], baseline: str) -> tuple[int, float, list[list[float]]]:
     """Return the number of seeds, the level of each test, and differences and sums of each variant and the baseline."""
     base, others = scores[baseline], [values for name, values in scores.items() if name != baseline]
-    pairs = [[one + sign * two for one, two in zip(values, base, strict=True)] for values in others for sign in (-1, 1)]
+    sums = [[one + two for one, two in zip(values, base, strict=True)] for values in others]
+    pairs = [paired_differences(values, base) for values in others] + sums
     return len(base), ALPHA_OF_STOPPED / max(1, len(others)), pairs
 
 

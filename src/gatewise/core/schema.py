@@ -78,10 +78,10 @@ class Metrics(Struct, kw_only=True):
     environment: dict[str, Any]
     images_per_second: Amount
     score: str = "accuracy"
-    accuracy: Fraction | UnsetType = UNSET
-    miou: Fraction | UnsetType = UNSET
-    iou: Fraction | UnsetType = UNSET
-    pixel_accuracy: Fraction | UnsetType = UNSET
+    accuracy: Fraction | UnsetType | None = UNSET
+    miou: Fraction | UnsetType | None = UNSET
+    iou: Fraction | UnsetType | None = UNSET
+    pixel_accuracy: Fraction | UnsetType | None = UNSET
     train_accuracy: Fraction | UnsetType = UNSET
     open_fraction: Fraction | UnsetType = UNSET
     iou_by_class: dict[str, Fraction | None] | UnsetType = UNSET

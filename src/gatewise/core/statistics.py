@@ -14,7 +14,8 @@ from torch import Tensor
 from gatewise.core import _validation
 
 LEVEL = 0.95
-# Accuracies are float32: equal differences such as 1/360 differ by up to 1.2e-7. Such a spread must not be tested.
+# Of the largest score. Scores are float32: equal differences of accuracies, such as 1/360, differ by up to 1.2e-7. Such
+# a spread must not be tested.
 ROUNDING = 1e-6
 
 
@@ -34,15 +35,40 @@ class PairedDifference(Estimate):
     p: float | None
 
 
+def spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation (n - 1), or None where it is 0 up to rounding or there is one value.
+
+    >>> spread([1.0, 2.0, 3.0])
+    1.0
+    """
+    if len(values) < 2:
+        return None
+    deviation = float(torch.tensor(values, dtype=torch.float64).std())
+    return deviation if deviation > ROUNDING * max(map(abs, values)) else None
+
+
+def paired_differences(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
+    """Return values - baseline, pair by pair; differences that differ by the rounding of the scores alone are equal.
+
+    >>> paired_differences([0.75, 0.25], [0.5, 0.5]), paired_differences([0.75, 0.75 + 1e-9], [0.5, 0.5])
+    ([0.25, -0.25], [0.25..., 0.25...])
+    """
+    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    rounding = ROUNDING * max(map(abs, (*values, *baseline)))
+    centre = sum(differences) / len(differences)
+    if max(abs(difference - centre) for difference in differences) <= rounding:
+        return [0.0 if abs(centre) <= rounding else centre] * len(differences)
+    return differences
+
+
 def mean_interval(values: Sequence[float]) -> Estimate:
     """Return the mean with its 95 % t interval, mean +- t(0.975, n - 1) * std / sqrt(n).
 
     >>> mean_interval([1.0, 2.0, 3.0])  # 2 +- 4.303 / sqrt(3)
     Estimate(mean=2.0, low=-0.48..., high=4.48...)
     """
-    tensor = torch.tensor(values, dtype=torch.float64)
-    mean, deviation = float(tensor.mean()), float(tensor.std()) if len(values) > 1 else 0.0
-    if deviation < ROUNDING:
+    mean, deviation = float(torch.tensor(values, dtype=torch.float64).mean()), spread(values)
+    if deviation is None:
         return Estimate(mean, None, None)
     reach = float(_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach)
@@ -89,7 +115,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     >>> paired_difference([0.5, 0.75], [0.25, 0.5])
     PairedDifference(mean=0.25, low=None, high=None, p=None)
     """
-    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    differences = paired_differences(values, baseline)
     estimate = mean_interval(differences)
     if estimate.low is None:
         return PairedDifference(estimate.mean, None, None, None)

@@ -19,7 +19,7 @@ from gatewise.data.grouping import keys_of
 from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
-from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
+from gatewise.data.masks import IGNORED, MaskEncoding, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.data.pixel_survey import find_pixel_format
@@ -76,6 +76,7 @@ class PairSource(DataSource):
     ignore_index: int = IGNORED
     foreground: str | None = None
     mask_threshold: float | None = None
+    meaning: MaskEncoding | None = None
 
     def load(self) -> SegmentationDataset:
         return load_pairs(
@@ -89,6 +90,7 @@ class PairSource(DataSource):
             mask_threshold=self.mask_threshold,
             reading=self.reading,
             pixel_format=self.pixel_format,
+            meaning=self.meaning,
         )
 
     def of_validation(self) -> Self:
@@ -319,6 +321,7 @@ def load_pairs(
     mask_threshold: float | None = None,
     reading: Reading | None = None,
     pixel_format: PixelFormat | None = None,
+    meaning: MaskEncoding | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
 
@@ -338,6 +341,8 @@ def load_pairs(
             indices.
         reading: how the source is read and divided; None uses the defaults.
         pixel_format: as for `load_dataset`.
+        meaning: what mask values mean to a trained network; the masks may lack some of its classes. None finds it from
+            the options above and the masks.
 
     Raises:
         DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
@@ -357,8 +362,10 @@ def load_pairs(
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    if meaning is None:
+        masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
+        meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    meaning.check_names(location, names)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)

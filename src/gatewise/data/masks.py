@@ -3,9 +3,10 @@
 # pyright: basic
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text
+from gatewise.core.schema import of_file
 from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedSource
 
@@ -89,6 +91,24 @@ class MaskEncoding:
             raise errors.DataError(f"expected at least two classes in the masks, got {', '.join(self._counted)}.")
         if len(self.classes) > IGNORED:
             raise errors.DataError(f"expected at most {IGNORED} classes in the masks, got {len(self.classes)}.")
+
+    @classmethod
+    def of_config(cls, file: object, config: Mapping[str, Any]) -> Self | None:
+        """Return the mapping of the training in a `config.json`, or None in those of older versions.
+
+        Raises:
+            DataError: the entry "masks" is invalid.
+        """
+        stored = config.get("masks")
+        return None if stored is None else of_file(file, stored, cls)
+
+    def check_names(self, where: object, names: Sequence[str]) -> None:
+        """Raise `DataError` if the values of other masks have other names; the last ones may be missing."""
+        if tuple(names) != self.classes[: len(names)]:
+            raise errors.DataError(
+                f"{where} names the mask values {_validation.listed(names, 5)}, the network was trained with "
+                f"{_validation.listed(self.classes, 5)}, in this order. Give masks with the values of the training."
+            )
 
     def decode(self, where: str, content: bytes | None) -> Tensor:
         """Decode a mask to values that `__call__` takes, (H, W); see `decode_mask`."""

@@ -13,9 +13,15 @@ ON_BROKEN = ("stop", "skip")
 NO_SPLIT = "none"  # the value of test_split that leaves a test split out
 
 
-def option(default: Any, description: str) -> Any:
-    """Return a dataclass field with a default and a help text for the command line and the documentation."""
-    return dataclasses.field(default=default, metadata={"help": description})
+def option(default: Any, description: str, *, none_is_word: bool = False) -> Any:
+    """Return a dataclass field with a default and a help text for the command line and the documentation.
+
+    Args:
+        default: its default.
+        description: the help text.
+        none_is_word: whether "none" is one of the texts that the field can be; otherwise None is typed so.
+    """
+    return dataclasses.field(default=default, metadata={"help": description, "none_is_word": none_is_word})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,7 @@ class Reading:
         None,
         "what is scored once, after the last epoch: a fraction, the name of a split, COLUMN=VALUE, or none; by default "
         "the split called test, if validation is another one",
+        none_is_word=True,
     )
     split_seed: int = option(0, "seed of the images that are held out; --seed changes none of them")
     group: str | None = option(

@@ -72,7 +72,7 @@ def read_table(file: Path) -> Table:
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         columns = _parquet(file)
-    elif suffix == ".jsonl":
+    elif suffix == ".jsonl" or read_bytes(file).lstrip().startswith(b"{"):
         columns = _json_lines(file)
     else:
         columns = _separated(file, _DELIMITERS.get(suffix, ","))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
+from gatewise.core.files import FORMAT, read_bytes, read_record, without_nan, write_atomically, write_record
 from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, METRICS, RECIPE, RESULTS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
@@ -48,8 +48,12 @@ def details_in(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `metrics.json`, which marks a run as finished; return the contents of the file."""
-    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in _RECORD_KEYS}, RUN_FORMAT)
+    """Write `metrics.json`, which marks a run as finished; return the contents of the file.
+
+    A score that is not defined, such as R² of equal labels, is null.
+    """
+    values = {k: v for k, v in metrics.items() if k not in _RECORD_KEYS}
+    return write_record(folder / METRICS, without_nan(values), RUN_FORMAT)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -217,8 +217,8 @@ class Setup:
         if before is not None:
             score = self.task.score
             then, now = before[score.name], after.scores[score.name]
-            lost = score.factor * (then - now if score.higher_is_better else now - then)
-            change = f"lost {lost:.2f}" if lost >= 0 else f"gained {-lost:.2f}"
+            lost = then - now if score.higher_is_better else now - then
+            change = f"lost {score.number(lost)}" if lost >= 0 else f"gained {score.number(-lost)}"
             progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: {change}")
 
     @property
@@ -247,6 +247,9 @@ class Setup:
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
             "pixels": dataclasses.asdict(dataset.pixel_format or PixelFormat.of_count(dataset.channels)),
+            **(
+                {"masks": dataclasses.asdict(dataset.train.meaning)} if isinstance(dataset, SegmentationDataset) else {}
+            ),
             **self.task.stored(),
         }
 

@@ -1,7 +1,7 @@
 """The results of a training: weights, predictions and, as the last file, the metrics."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,12 @@ def trained_as(metrics: Mapping[str, Any]) -> str:
     """
     count = processes_of(metrics)
     return f"{metrics['precision']}, {count} processes" if count > 1 else metrics["precision"]
+
+
+def on_test_images(score: str, metrics: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Return a score of each run on its test images, or None if it is not known, or not defined, for one."""
+    found = [run.get("test", {}).get(score) for run in metrics]
+    return None if None in found else found
 
 
 def processes_of(metrics: Mapping[str, Any]) -> int:

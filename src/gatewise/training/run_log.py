@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.core.files import write_atomically
+from gatewise.core.files import without_nan, write_atomically
 from gatewise.core.run_files import LOG, TENSORBOARD
 from gatewise.training.distributed import Processes
 from gatewise.training.progress import Progress
@@ -55,7 +55,8 @@ class RunLog:
                 self._boards.append(Board(out / TENSORBOARD, epoch + 1, progress.say))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append the row of an epoch."""
+        """Append the row of an epoch; a number that is not finite, such as a score that is not defined, is null."""
+        row = without_nan(row)
         self.rows.append(row)
         if self._is_main:
             write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))

@@ -26,12 +26,14 @@ from gatewise.data import (
     DataSource,
     EncodedImages,
     Images,
+    PairSource,
     SegmentationDataset,
     SegmentationSplit,
     evenly_spaced,
     make_batches,
 )
 from gatewise.data.division import SPLIT_FILE
+from gatewise.data.masks import MaskEncoding
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.data.reading import Reading
 from gatewise.gates.spec import ModelSpec
@@ -171,7 +173,7 @@ class Run:
     def _found(self) -> tuple[Dataset | SegmentationDataset | None, str]:
         """The data set, or None and the reason."""
         try:
-            dataset = self.load(self._shown_source)
+            dataset = self.load(self.source) if self.data is None else self._other_data()
             if self.data is None and self._is_divided_otherwise(dataset):
                 dataset = self.load(self._recorded_source)
             _check_same_data(dataset, self.config, self.folder)
@@ -181,15 +183,25 @@ class Run:
             return None, str(error)
         return dataset, ""
 
-    @property
-    def _shown_source(self) -> DataSource:
-        """Source of the images that are shown; other data than that of the training may lack some of its classes."""
-        if self.data is None:
-            return self.source
+    def _other_data(self) -> Dataset | SegmentationDataset:
+        """Load other data than that of the training; it may lack some of its classes, and the columns of its table."""
+        assert self.data is not None
         height, width = self.config.get("image_size", (0, 1))
         side = height if height == width and not self.task.any_size else None
-        image_size = self.source.image_size or side
-        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes), image_size=image_size)
+        source = dataclasses.replace(
+            self.source, data=self.data, classes=tuple(self.classes), image_size=self.source.image_size or side
+        )
+        missing: errors.InvalidValueError | None = None
+        for reading in _of_other_data(self.source.reading):
+            try:
+                return self.load(dataclasses.replace(source, reading=reading))
+            except errors.InvalidValueError as error:
+                missing = missing or error
+            except errors.DataError:
+                if missing is None:
+                    raise
+        assert missing is not None
+        raise missing
 
     @property
     def _recorded_source(self) -> DataSource:
@@ -249,9 +261,12 @@ class Run:
 
     @property
     def source(self) -> DataSource:
-        """Source of the images of the training, read with its channels, ranges and delimiter of labels."""
+        """Source of the images of the training, read with its channels, ranges, delimiter of labels and mask values."""
         delimiter = self.config.get("label_delimiter")
-        return dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format, delimiter=delimiter)
+        source = dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format, delimiter=delimiter)
+        if not isinstance(source, PairSource):
+            return source
+        return dataclasses.replace(source, meaning=MaskEncoding.of_config(self.folder / CONFIG, self.config))
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -350,6 +365,18 @@ class Run:
         size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
         options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
         return make_batches(images, size, mean, std, **options).evaluation()
+
+
+def _of_other_data(reading: Reading) -> list[Reading]:
+    """Return how data that is not that of the training may be read: with the columns of the training, or without.
+
+    How the training's data was divided says nothing of other data.
+    """
+    undivided = dataclasses.replace(
+        reading, group=None, validation_split=Reading.validation_split, test_split=None, data_root=None
+    )
+    without = dataclasses.replace(undivided, image_column=None, label_column=None)
+    return list(dict.fromkeys((undivided, without, dataclasses.replace(without, label_delimiter=None))))
 
 
 def check_image_entries(file: Path, config: Mapping[str, Any]) -> None:

@@ -357,7 +357,10 @@ CHANGES = {
             "normal instead of t": replace(
                 "_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)", "_stats().norm.ppf(0.5 + LEVEL / 2)"
             ),
-            "rounding treated as spread": replace("deviation < ROUNDING", "deviation == 0"),
+        },
+        "spread": {"rounding treated as spread": replace("ROUNDING * max(map(abs, values))", "0.0")},
+        "paired_differences": {
+            "small scores have no spread": replace("ROUNDING * max(map(abs, (*values, *baseline)))", "ROUNDING"),
         },
         "paired_difference": {
             "unpaired difference": replace(

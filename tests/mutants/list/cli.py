@@ -32,7 +32,7 @@ CHANGES = {
     },
     "cli/training.py": {
         "_with_gater": {
-            "flags replace the gater of a recipe": replace("own | given", "given"),
+            "flags replace the gater of a recipe": replace("(own or {}) | given", "given"),
         },
     },
     "cli/completing.py": {
@@ -66,6 +66,14 @@ CHANGES = {
         },
         "recipe_flags": {
             "a flag is missing": replace("field['name'] not in omitted", "field['name'] not in (*omitted, 'warmup')"),
+        },
+        "given_flags": {
+            "a typed none does not count": replace(
+                "getattr(flags, name) is not NOT_GIVEN", "getattr(flags, name) not in (NOT_GIVEN, None)"
+            ),
+        },
+        "_typed": {
+            "no test split cannot be typed": replace("not field.metadata['none_is_word']", "True"),
         },
         "with_flags": {
             "file wins over flags": replace(

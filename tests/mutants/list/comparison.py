@@ -11,7 +11,12 @@ CHANGES = {
                 "[None if abs(sum(values)) < difference else spread(values) for values in pairs]",
             ),
         },
-        "_pairs": {"sums do not count": replace("(-1, 1)", "(-1,)")},
+        "_pairs": {
+            "sums do not count": replace(
+                "[paired_differences(values, base) for values in others] + sums",
+                "[paired_differences(values, base) for values in others]",
+            )
+        },
         "seeds_for": {"one seed too few": replace("return high", "return low", nth=1)},
     },
     "comparison/seeds.py": {
@@ -57,14 +62,18 @@ CHANGES = {
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
             ),
         },
+        "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
+        "_check_same_images": {"runs of other images are paired": replace("there != found", "False")},
         "of_runs": {
             "test scores of seeds that others lack": replace("str(_seed(run / METRICS)) in shared", "True"),
         },
         "of_table": {
+            "fewer errors are worse": replace("ACCURACY if score.higher_is_better else share", "ACCURACY"),
             "a row that is there twice replaces the first": replace("image in of_seed", "False"),
         },
     },
     "comparison/score_files.py": {
+        "_one_value": {"JSON lines need their suffix": replace("'Extra data' in str(error)", "False")},
         "ScoreFile._file": {"first of several score files": replace("len(files) != 1", "not files")},
         "ScoreFile.read": {"best is always the highest": replace("max if higher_is_better else min", "max")},
     },

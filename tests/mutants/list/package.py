@@ -528,6 +528,7 @@ CHANGES = {
         "": {
             "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
         },
+        "write_metrics": {"an undefined score loses a training": replace("without_nan(values)", "values")},
         "_without_config": {
             "a comparison is opened as a run": remove("if (folder / RESULTS).exists():\n    ..."),
         },

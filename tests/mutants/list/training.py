@@ -272,6 +272,7 @@ CHANGES = {
         },
     },
     "training/results.py": {
+        "on_test_images": {"undefined test scores are averaged": replace("None in found", "False")},
         "write_results": {
             "best instead of last accuracy": replace(
                 "evaluation.results",
@@ -331,6 +332,11 @@ CHANGES = {
         },
     },
     "training/runs.py": {
+        "_of_other_data": {
+            "other data must have the columns of the training": replace(
+                "(undivided, without, dataclasses.replace(without, label_delimiter=None))", "(undivided,)"
+            ),
+        },
         "stored_task": {
             "classes need not be as many as outputs": replace(
                 "(outputs := config.get('num_classes', task.outputs)) != task.outputs", "False"
@@ -347,6 +353,7 @@ CHANGES = {
         },
     },
     "training/tasks/base.py": {
+        "decimal": {"small numbers lose their digits": replace("0 < abs(value) < 0.01", "False")},
         "BatchResults.merge": {
             "sums of a metric of one process": replace(
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"

@@ -1,5 +1,6 @@
 """`gatewise evaluate`: scores, classes, confusion and the worst answers, on the run's own and on other images."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_images_that_cannot_be_read_are_left_out_on_request(
     printed = capsys.readouterr()
     assert "warning: 1 image cannot be read and is left out (" in printed.err
     assert "on 17 train and validation images" in printed.out
+
+
+@pytest.mark.situation("evaluate: other data is divided and labelled in another way than the data of the training")
+def test_other_data_is_read_in_its_own_way(root: Path, tmp_path: Path) -> None:
+    """Its reading was that of the training's table: an error that named flags which evaluate does not have."""
+    run, new = shutil.copytree(root / "run", tmp_path / "run"), shutil.copytree(root / "data/val", tmp_path / "new")
+    how = {"label_column": "kind", "group": "patient", "validation_split": "fold=0", "test_split": "fold=1"}
+    dataclasses.replace(Recipe.load(run / "recipe.yaml"), data_root=str(root), **how).save(run / "recipe.yaml")
+    assert score_run(run, data=str(new))["images"] == 18
+    rows = [f"{path.relative_to(new)},{path.parent.name},one" for path in sorted(new.rglob("*.png"))]
+    for columns in ("file,kind,label", "file,label,other"):
+        (tmp_path / "new.csv").write_text("\n".join([columns, *rows]) + "\n")
+        by_class = score_run(run, data=str(tmp_path / "new.csv"))["by_class"]
+        assert {name: of["images"] for name, of in by_class.items()} == dict.fromkeys(CLASSES, 6), columns
+    (tmp_path / "new.csv").write_text("\n".join(["file,a,b", *rows]) + "\n")
+    with pytest.raises(InvalidValueError, match=r"column of new\.csv 'kind'"):
+        score_run(run, data=str(tmp_path / "new.csv"))
 
 
 def test_own_data_is_not_other_data(root: Path) -> None:

@@ -380,6 +380,23 @@ def test_flags_override_file_and_file_overrides_defaults(
     assert found == Recipe(epochs=4, lr=0.5, momentum=0.0)
 
 
+@pytest.mark.parametrize(
+    ("stored", "meant"),
+    [
+        ({"test_split": 0.1}, {"test_split": "none"}),  # a word of its own: no test images
+        ({"gate": "gct", "init": "run", "teacher": "run"}, {"gate": "none", "init": None, "teacher": None}),
+        ({"image_size": 32, "lr": 0.5, "group": "patient"}, {"image_size": None, "lr": None, "group": None}),
+        ({"augmentation": "flip", "class_weights": "balanced"}, {"augmentation": "none", "class_weights": "none"}),
+    ],
+)
+def test_typed_none_is_a_value(
+    here: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    Recipe(**stored).save(here / "mine.yaml")
+    flags = [text for name in stored for text in (cli.recipe_flags.flag_of(name), "none")]
+    assert recipe_of(monkeypatch, "train", "--recipe", "mine.yaml", *flags) == Recipe(**meant)
+
+
 def test_saved_recipe_reproduces_run(here: Path) -> None:
     assert run(["train", "--gate", "gct", "--seed", "2", *QUICK, "--out", "first"]) == 0
     assert run(["train", "--recipe", "first/recipe.yaml", "--out", "again"]) == 0
@@ -422,6 +439,8 @@ def test_interruption_message_says_how_to_continue(
         (["--sites", "residual", "--gater", "resnet20"], "gaternet:gater=resnet20,sites=residual"),
         (["--budget", "0.5", "--gate", "se"], "se+gaternet:budget=0.5"),
         (["--gate", "gaternet:budget=0.5+se", "--routes", "4"], "se+gaternet:budget=0.5,routes=4"),
+        (["--gate", "gaternet:budget=0.5,routes=4", "--budget", "none", "--routes", "none"], "gaternet"),
+        (["--budget", "none"], "none"),
         ([], "none"),
     ],
 )

@@ -202,6 +202,18 @@ def test_score_of_json(tmp_path: Path) -> None:
         ScoreFile.parse("r.json:val.top5").read(tmp_path, higher_is_better=True)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "scalars.json", "log.txt", "log.jsonl"])
+def test_score_of_json_lines_whatever_the_name(tmp_path: Path, name: str) -> None:
+    """Logs of Detectron2 and mmengine are called .json, those of DeiT .txt."""
+    (tmp_path / name).write_text('{"epoch": 0, "val.acc": 5}\n{"loss": 1.0}\n{"epoch": 1, "val.acc": 4}\n')
+    assert ScoreFile.parse(f"{name}:val.acc").read(tmp_path, higher_is_better=True) == 4
+    assert ScoreFile.parse(f"{name}:val.acc:best").read(tmp_path, higher_is_better=True) == 5
+    with pytest.raises(DataError, match=r"has no column 'top5'; its columns are epoch, val\.acc"):
+        ScoreFile.parse(f"{name}:top5").read(tmp_path, higher_is_better=True)
+    (tmp_path / name).write_text('{"epoch": 0, "val.acc": 5}\n')
+    assert ScoreFile.parse(f"{name}:val.acc").read(tmp_path, higher_is_better=True) == 5, "after one epoch"
+
+
 def test_score_file_must_be_one(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("x")
     with pytest.raises(DataError, match=r"expected one file s\.csv, found none among log\.txt"):

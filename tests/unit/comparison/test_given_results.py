@@ -97,6 +97,36 @@ def test_rows_of_images(tmp_path: Path) -> None:
         gw.judge(table(tmp_path, "\n".join(["variant,seed,image,correct", *rows[:-1]])))
 
 
+def test_wrong_answers_of_images_are_better_if_fewer(tmp_path: Path) -> None:
+    """The better network was called the worse one, and errors were shown as accuracy."""
+    rows = [f"{name},{seed},{image},{image < wrong}" for name, wrong in (("none", 6), ("gct", 2))
+            for seed in range(3) for image in range(8 + seed)[:8]]  # fmt: skip
+    file = table(tmp_path, "\n".join(["variant,seed,image,error", *rows]))
+    results = gw.judge(file, lower_is_better=True, out=tmp_path / "judged")
+    found = variants(results)
+    assert found["none"]["score"]["values"] == [0.75] * 3, "True is 1"
+    assert found["none"]["score"]["over"] == "images"
+    assert found["gct"]["difference_over_images"]["mean"] == pytest.approx(-0.5)
+    assert results["given_score"] == {"title": "error", "unit": "", "higher_is_better": False, "is_fraction": True}
+    assert "| 75.00 [" in (tmp_path / "judged/results.md").read_text()
+    noisy = "variant,seed,image,error\na,0,x,0\na,0,y,0\na,1,x,1\na,1,y,0\nb,0,x,1\nb,0,y,1\nb,1,x,1\nb,1,y,0\n"
+    assert gw.judge(table(tmp_path, noisy), lower_is_better=True, baseline="b")["summary"][0] == (
+        "Use b: a was not shown to be better: its error is 50.00 points lower (95 % interval -100.00 to +100.00)."
+    )
+
+
+def test_scores_of_any_size_are_tested_and_shown(tmp_path: Path) -> None:
+    """Errors of 3.0e-6 and 1.5e-6 were 0.0000, with equal differences that cannot be tested."""
+    noise = [0.0, 1e-7, -1e-7, 2e-7, 0.5e-7]
+    rows = [f"{name},{seed},{error + sign * more}" for name, error, sign in (("none", 3e-6, 1), ("gct", 1.5e-6, -1))
+            for seed, more in enumerate(noise)]  # fmt: skip
+    results = gw.judge(table(tmp_path, "\n".join(["variant,seed,mse", *rows])), lower_is_better=True)
+    assert variants(results)["gct"]["verdict"] == "better"
+    assert results["summary"][0].startswith(
+        "Use gct: its mse is 1.6e-06 lower than that of none (95 % interval -1.88e-06 to -1.32e-06, 5 seeds, p = "
+    )
+
+
 def test_failed_trainings_and_missing_seeds_are_said(tmp_path: Path) -> None:
     text = PLAIN + "none,7,90\nse,0,91\nse,1,\nse,2,nan\nse,3,91\n"
     results = gw.judge(table(tmp_path, text), unit="%")
@@ -201,6 +231,35 @@ def test_comparison_can_be_put_together_from_two_folders(kept: Path, tmp_path: P
     assert {name: row["p_holm"] for name, row in variants(found).items() if name == "gct"} == {
         "gct": variants(whole)["gct"]["p_holm"]
     }
+
+
+def test_scores_that_are_not_defined_are_in_no_number(kept: Path) -> None:
+    shutil.rmtree(kept / "runs/gct/seed_1")
+    kept_run(kept / "runs/gct/seed_1", 1, tested=float("nan"))
+    assert json.loads((kept / "runs/gct/seed_1/metrics.json").read_text())["test"] == {"accuracy": None}
+    found = variants(gw.judge(kept))
+    assert found["none"]["test"]["mean"] == 0.5
+    assert "test" not in found["gct"]
+
+
+def relabelled(run: Path, labels: torch.Tensor) -> None:
+    save_file({"predictions": labels.clone(), "labels": labels}, run / "predictions.safetensors")
+
+
+@pytest.mark.parametrize("labels", [LABELS[:6], LABELS.flip(0)])
+def test_runs_of_one_seed_must_have_the_same_images(kept: Path, labels: torch.Tensor) -> None:
+    """They were paired, or ended in an error of torch."""
+    relabelled(kept / "runs/gct/seed_1", labels)
+    with pytest.raises(InvalidValueError, match=r"have other (numbers|labels) of validation images.*--split-seed"):
+        gw.judge(kept)
+
+
+def test_each_seed_may_have_its_own_images(kept: Path) -> None:
+    for name in ("none", "gct"):
+        relabelled(kept / "runs" / name / "seed_1", LABELS[:6])
+    results = gw.judge(kept)
+    assert "difference_over_images" not in variants(results)["gct"]
+    assert "the seeds have different validation images, so there are no differences over images" in results["notes"]
 
 
 def test_runs_that_cannot_be_judged(kept: Path, tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_one_value_or_no_spread_gives_no_interval(values: list[float]) -> None:
     assert mean_interval(values) == Estimate(0.5, None, None)
 
 
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_rounding_is_relative_to_the_scores(size: float) -> None:
+    assert mean_interval([size * value for value in (0.3, 0.3 + 1e-8)]).low is None
+    assert mean_interval([size * value for value in (0.3, 0.3 + 1e-5)]).low is not None
+    nearly, apart = ([size * (value + more) for value in (0.9, 0.7)] for more in (1e-8, 1e-5))
+    assert paired_difference(nearly, [0.9 * size, 0.7 * size]) == PairedDifference(0.0, None, None, None)
+    assert paired_difference(apart, [0.9 * size, 0.6 * size]).p is not None
+
+
 def test_interval_stays_within_limits() -> None:
     found = interval_within([40.0, 48.0], 0.0, 100.0)
     reach = 12.7062 * 4.0 / 100 / (0.44 * 0.56)  # the standard error is 4

@@ -23,6 +23,7 @@ from gatewise.data import (
     load_pairs,
 )
 from gatewise.data.folders import EncodedFiles
+from gatewise.data.masks import MaskEncoding
 from gatewise.data.sources import voc
 from gatewise.data.sources.voc import VOC, VOC_CLASSES
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
@@ -135,6 +136,24 @@ LAYOUTS: dict[str, Callable[..., Path]] = {
 
 
 # --- Layouts ---------------------------------------------------------------------------------------------------------
+
+
+def test_masks_mean_what_they_meant_in_a_training(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(4):
+        image_of(number).save(tmp_path / f"images/{number}.png")
+        Image.new("L", (6, 4), number % 2).save(tmp_path / f"masks/{number}.png")
+    stored = {"classes": ["a", "b", "c"], "ignored": 7, "foreground": None, "values": None, "threshold": None}
+    meaning = MaskEncoding.of_config("config.json", {"masks": stored})
+    assert meaning == MaskEncoding(("a", "b", "c"), ignored=7)
+    assert load_pairs(tmp_path).classes == ("0", "1")
+    assert load_pairs(tmp_path, meaning=meaning).classes == ("a", "b", "c")
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    with pytest.raises(DataError, match="names the mask values b, a, the network was trained with a, b, c, in this or"):
+        load_pairs(tmp_path, meaning=meaning)
+    with pytest.raises(DataError, match=r"config\.json: masks|config\.json: classes"):
+        MaskEncoding.of_config("config.json", {"masks": {**stored, "classes": "abc"}})
 
 
 @pytest.mark.parametrize("loading", ["memory", "stream", "auto"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,16 +67,32 @@ class Score:
         return "above" if self.higher_is_better else "below"
 
     def number(self, value: float, sign: str = "") -> str:
-        """Return a value as shown, without its unit; `sign` "+" shows the sign of a difference, "+" for zero."""
-        return f"{self.factor * value:{sign}z.{2 if self.is_fraction else 3}f}"
+        """Return a value as shown, without its unit; `sign` "+" shows the sign of a difference, "+" for zero.
 
-    def text(self, value: float) -> str:
-        """Return a value as shown, with its unit.
+        >>> mae = Score("mae", "error", is_fraction=False)
+        >>> mae.number(1234.5678), mae.number(0.0123), mae.number(-1.5e-6, "+")
+        ('1234.568', '0.012', '-1.5e-06')
+        """
+        return f"{100 * value:{sign}z.2f}" if self.is_fraction else decimal(value, 3, sign)
+
+    def text(self, value: float | None) -> str:
+        """Return a value as shown, with its unit; None and NaN are "not defined".
 
         >>> Score("accuracy", "accuracy").text(0.5), Score("mae", "error", is_fraction=False).text(0.5)
         ('50.00 %', '0.500')
+        >>> ACCURACY.text(float("nan"))
+        'not defined'
         """
-        return self.number(value) + self.unit
+        return "not defined" if value is None or math.isnan(value) else self.number(value) + self.unit
+
+
+def decimal(value: float, decimals: int, sign: str = "") -> str:
+    """Return a number with a fixed number of decimals, or a small one, which would lose its digits, with three digits.
+
+    >>> decimal(2.5, 4), decimal(0.001234, 4), decimal(0.0, 3, "+")
+    ('2.5000', '0.00123', '+0.000')
+    """
+    return f"{value:{sign}.3g}" if 0 < abs(value) < 0.01 else f"{value:{sign}z.{decimals}f}"
 
 
 ACCURACY = Score("accuracy", "accuracy")
@@ -137,7 +154,7 @@ class BatchResults(ABC):
 
     @abstractmethod
     def results(self) -> dict[str, Any]:
-        """Return every score of the task under its name, and the loss, as JSON values.
+        """Return every score of the task under its name, and the loss, as JSON values; NaN where it is not defined.
 
         Entries that end in _by_class are mappings from class names to scores, None where a score is undefined.
         """
