@@ -49,10 +49,12 @@ def test_threads_do_not_see_gates_of_each_other(kind: str) -> None:
 
     middle = (net.net if kind == "skip" else net).backbone[3]
     handle = middle.register_forward_pre_hook(hold)
-    first = net(*inputs[0])
-    ended.set()
-    second.join()
-    handle.remove()
+    try:
+        first = net(*inputs[0])
+    finally:
+        ended.set()
+        second.join()
+        handle.remove()
     assert_close([first, *found], expected)
 
 
