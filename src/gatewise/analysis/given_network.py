@@ -101,7 +101,8 @@ class GivenNetwork:
             return None, "The labels are no integers, so they are no classes of images or pixels."
         with evaluation_mode(self.model), torch.no_grad():
             output = main_output(self.model(self.images.batches[0][0].to(self.device)))
-        shape, outputs, per_pixel = tuple(output.shape), output.shape[1], labels[0].dim() == 3
+        shape, per_pixel = tuple(output.shape), labels[0].dim() == 3
+        outputs = shape[1] if len(shape) > 1 else 1
         if (
             labels[0].dim() not in {1, 3}
             or shape[:1] + shape[2:] != labels[0].shape

@@ -1,6 +1,5 @@
 """The forms in which a network can run, and their times."""
 
-import copy
 import functools
 import itertools
 import math
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gatewise.core.loaders import Loader
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, announcement, environment, interleaved_latency, macs_per_sample
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference import compact, folded, optimize_for_inference, skip_closed_filters
 from gatewise.insertion.insert import gates_in, without_gates
 
@@ -64,7 +64,7 @@ class PlainForms:
             }
         for name, make in makes.items():
             try:
-                self.forms[name] = make(copy.deepcopy(self.net))
+                self.forms[name] = make(full_copy(self.net))
             except Exception as error:  # of a network that cannot be copied or optimised
                 self.omitted[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -198,7 +198,7 @@ def _split(images: Tensor, size: int) -> list[Tensor]:
 
 
 def _channels_last(network: nn.Module) -> Callable[[Tensor], Any]:
-    other = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    other = full_copy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
     return lambda x: other(x.contiguous(memory_format=torch.channels_last))
 
 

@@ -5,12 +5,13 @@
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 Change = Callable[[nn.Module, Tensor], Tensor]  # (layer, map) -> map
+Hook = TypeVar("Hook")
 
 # torch has no public way to list hooks, to remove one without its handle, or to move them to another module.
 _DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
@@ -79,12 +80,12 @@ def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
     """
     for layer in model.modules():
         for side in _DICTIONARIES:
-            _remove(layer, side, lambda change: isinstance(change, kinds))
+            _remove(layer, side, lambda hook: isinstance(_change_of(hook), kinds))
 
 
 def remove_change(layer: nn.Module, side: str, change: Change) -> None:
     """Remove all hooks that make a change equal to `change` on one side of a layer."""
-    _remove(layer, side, lambda made: made == change)
+    _remove(layer, side, lambda hook: _change_of(hook) == change)
 
 
 def count_change(layer: nn.Module, side: str, change: Change) -> int:
@@ -95,7 +96,7 @@ def count_change(layer: nn.Module, side: str, change: Change) -> int:
     >>> count_change(layer, "output", print), count_change(layer, "input", print)
     (1, 0)
     """
-    return sum(getattr(hook, "change", None) == change for hook in _hooks(layer, side).values())
+    return sum(_change_of(hook) == change for hook in _hooks(layer, side).values())
 
 
 def layers_with_change(model: nn.Module, side: str, change: Change) -> list[str]:
@@ -151,6 +152,23 @@ def count_hooks(layer: nn.Module, side: str | None = None) -> int:
     return sum(len(_hooks(layer, one)) for one in (_DICTIONARIES if side is None else (side,)))
 
 
+def pre_hooks(module: nn.Module, kind: type[Hook]) -> list[Hook]:
+    """Return the hooks of a class that a module calls before its forward."""
+    return [hook for hook in _hooks(module, "input").values() if isinstance(hook, kind)]
+
+
+def remove_pre_hooks(module: nn.Module, kind: type) -> None:
+    """Remove the hooks of a class that a module calls before its forward, also from a copy, which has no handles.
+
+    >>> layer = nn.ReLU()
+    >>> _ = layer.register_forward_pre_hook(print)
+    >>> remove_pre_hooks(layer, type(print))
+    >>> count_hooks(layer)
+    0
+    """
+    _remove(module, "input", lambda hook: isinstance(hook, kind))
+
+
 def changes_on(layer: nn.Module, side: str) -> list[Change]:
     """Return the changes that `change_map` makes on one side of a layer, in the order of their calls."""
     return [hook.change for hook in _hooks(layer, side).values() if isinstance(hook, _OnInput | _OnOutput)]
@@ -160,9 +178,13 @@ def _hooks(layer: nn.Module, side: str) -> dict[int, Any]:
     return getattr(layer, _DICTIONARIES[side])
 
 
-def _remove(layer: nn.Module, side: str, is_meant: Callable[[Change | None], bool]) -> None:
+def _change_of(hook: Any) -> Change | None:
+    return getattr(hook, "change", None)
+
+
+def _remove(layer: nn.Module, side: str, is_meant: Callable[[Any], bool]) -> None:
     hooks = _hooks(layer, side)
-    for number in [n for n, hook in hooks.items() if is_meant(getattr(hook, "change", None))]:
+    for number in [n for n, hook in hooks.items() if is_meant(hook)]:
         del hooks[number]
         for option in _OPTIONS:
             getattr(layer, option).pop(number, None)

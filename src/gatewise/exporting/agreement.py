@@ -1,5 +1,6 @@
 """Compare an exported file with its network."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -40,18 +41,40 @@ def agreement(
                 same = (other_gates == gates).all(1)
                 kinds |= {row.numpy().tobytes() for row in gates}
             count, flipped = count + len(images), flipped + int((~same).sum())
-            largest = max(largest, float(expected.abs().max()))
+            largest = max(largest, _largest_finite(expected))
             if same.any():
-                difference = max(difference, float((logits - expected)[same].abs().max()))
+                difference = max(difference, largest_error(logits[same], expected[same]))
     return {"images": count, "difference": difference / max(largest, 1e-12), "flipped": flipped, "kinds": len(kinds)}
+
+
+def largest_error(found: Tensor, expected: Tensor) -> float:
+    """Return max |found - expected| over finite entries; infinity if the shape or an entry inf, -inf or NaN differs.
+
+    >>> expected = torch.tensor([1.0, -torch.inf])
+    >>> [largest_error(torch.tensor(found), expected) for found in ([1.5, -torch.inf], [1.0, 0.0], [torch.nan] * 2)]
+    [0.5, inf, inf]
+    """
+    if found.shape != expected.shape:
+        return math.inf
+    found, expected = found.double(), expected.double()
+    alike = torch.where(expected.isfinite(), found.isfinite(), torch.isclose(found, expected, equal_nan=True))
+    return _largest_finite(found - expected) if bool(alike.all()) else math.inf
+
+
+def _largest_finite(x: Tensor) -> float:
+    """Return max |x| over the finite entries of a tensor; 0 if it has none."""
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if len(finite) else 0.0
 
 
 def check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Return the results of `agreement`; raise `TrainingError` if outputs differ by more than rounding."""
-    if results["difference"] > _TOLERANCE or results["flipped"] > _FLIPPED * results["images"]:
+    difference = results["difference"]
+    if difference > _TOLERANCE or results["flipped"] > _FLIPPED * results["images"]:
+        far = f"differ by up to {difference:.1e} of the largest logit (allowed {_TOLERANCE:g})"
         raise errors.TrainingError(
-            f"{out} was not written: on {results['images']} images its logits differ by up to "
-            f"{results['difference']:.1e} of the largest logit (allowed {_TOLERANCE:g}), and the gates of "
+            f"{out} was not written: on {results['images']} images its logits "
+            f"{far if math.isfinite(difference) else 'are infinite or NaN at other entries'}, and the gates of "
             f"{results['flipped']} images differ. Please report this network."
         )
     return results

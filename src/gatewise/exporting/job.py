@@ -37,7 +37,7 @@ class Job:
         constant: images over which constant gates are found.
         details: metadata to store, without the form.
         output: name of the first output in the file.
-        any_size: whether images may have any height and width.
+        any_size: whether images may have any size.
         readable: function from the logits to the first output of the file; None keeps them.
     """
 

@@ -98,7 +98,14 @@ class Predictor:
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         pixels = self.task.pixels(image, self.config).float()
-        logits, gates = as_pair(self.network(((pixels - mean) / std).unsqueeze(0).to(self.device)))
+        x = ((pixels - mean) / std).unsqueeze(0).to(self.device)
+        logits, gates = as_pair(self.network(x))
+        expected = self.task.shape((x.shape[2], x.shape[3]))
+        if logits.dim() != len(expected) or logits.shape[:2] != expected[:2]:
+            raise errors.InvalidValueError(
+                f"the network returns shape {tuple(logits.shape)} for one image, and {len(self.task.classes)} classes "
+                f"need {expected}. Give a name for each output, or the task of the network."
+            )
         return logits[0], None if gates is None else float(gates.mean())
 
     def predict(

@@ -11,17 +11,17 @@ from gatewise.insertion.insert import gates_in
 
 
 def exported_program(network: nn.Module, example: Tensor, *, free_size: bool, export_forms: bool = False) -> Any:
-    """Export a network with a dynamic batch size and, if `free_size`, dynamic height and width.
+    """Export a network with a dynamic batch size and, if `free_size`, a dynamic size of images.
 
     Args:
         network: the network, in eval mode.
         example: two images or more.
-        free_size: whether height and width are dynamic, too.
+        free_size: whether all axes after the channels are dynamic, too.
         export_forms: whether gates run in their `export_form`.
     """
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=2**16)}
     if free_size:
-        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        free |= dict.fromkeys(range(2, example.dim()), torch.export.Dim.DYNAMIC)
     with torch.no_grad(), _gates_in_export_form(network if export_forms else nn.Module()):
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 

@@ -2,7 +2,6 @@
 
 # pyright: basic
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.routed import RoutedNet
 
 Call = Callable[[Tensor], Any]
@@ -42,7 +42,7 @@ def _eager(network: nn.Module, threads: int) -> Call:  # noqa: ARG001  # the cal
 
 
 def _compiled(network: nn.Module, threads: int) -> Call:  # noqa: ARG001
-    copied = copy.deepcopy(network)
+    copied = full_copy(network)
     if not isinstance(copied, RoutedNet):
         return torch.compile(copied)
     compiled: Any = [torch.compile(own) for own in copied.networks]  # the choice stays in Python

@@ -1,6 +1,5 @@
 """Export a network, or that of a run, to one file, and check that the file computes the same outputs."""
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.quantisation import Int8
 from gatewise.gaternet.given_routes import routes_from_gates
 from gatewise.graph import evaluation_mode
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.routed import Chooser, RoutedNet
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
@@ -56,7 +56,7 @@ def export(
     Args:
         model: the network, with one tensor as output, which is exported in eval mode on the CPU.
         out: file to write, with the suffix of the format.
-        example: images (N, C, H, W) as the network takes them.
+        example: images (N, C, H, W), or with one or three axes in place of H and W, as the network takes them.
         form: "masked", or for a `GaterNet` also "compact", "skip" or "routes"; None is "routes" for a net that has
             routes or is given some, and otherwise "masked".
         to: a registered format; None is that of the suffix.
@@ -69,7 +69,7 @@ def export(
         classes: names of the classes; `gatewise predict` needs them, mean and std.
         mean: means of the channels that were subtracted from pixels, which are 0 to 255.
         std: standard deviations by which these were divided.
-        any_size: whether the file takes images of any height and width.
+        any_size: whether the file takes images of any height and width, and volumes of any depth.
         images: number of images on which outputs are compared.
         calibration: number of images of `int8` that are used.
         progress: where to show progress; None shows nothing.
@@ -80,8 +80,8 @@ def export(
 
     Raises:
         InvalidTypeError: `model` is no module or a skipping network, or a loader gives no images.
-        InvalidValueError: the format or form is unknown or does not fit, the network has several outputs, or classes,
-            mean or std do not fit.
+        InvalidValueError: the format or form is unknown or does not fit, the network has several outputs or one without
+            an entry for each image, or classes, mean or std do not fit.
         TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
     """
     out, net = Path(out), unwrapped("export", model)
@@ -91,16 +91,18 @@ def export(
     form = chosen_form(type(net).__name__, net, form, of_routes={"routes": routes is not None, "split": split})
     _check_format_has(chosen, form, int8=int8 is not None)
     (batch, _), *_ = batches_of([example], "export")
-    compared = [part for part, _ in first_batches(batch if loader is None else loader, images, "export")]
+    batch = batch.cpu()
+    compared = _images_of(batch if loader is None else loader, images, "export")
     if form == "compact" and loader is None:
         warnings.warn(
             f"gates that are the same for all {len(batch)} images of the example are frozen in the file. Give loader=, "
             f"with images like those that the network will get.",
             stacklevel=2,
         )
-    ranges = None if int8 is None else [part for part, _ in first_batches(int8, calibration, "export, int8")]
-    if any(parameter.device.type != "cpu" for parameter in net.parameters()):
-        net = copy.deepcopy(net).cpu()
+    ranges = None if int8 is None else _images_of(int8, calibration, "export, int8")
+    routes = None if routes is None else routes.cpu()
+    if any(tensor.device.type != "cpu" for tensor in (*net.parameters(), *net.buffers())):
+        net = full_copy(net).cpu()
     with evaluation_mode(net):
         output = _checked_output(net, batch)
         details = _details_of_network(batch, output, classes, mean, std)
@@ -261,6 +263,11 @@ def _check_format_has(chosen: Format, form: str, *, int8: bool) -> None:
         )
 
 
+def _images_of(loader: Loader | Tensor, count: int, owner: str) -> list[Tensor]:
+    """Return the first images of a loader in batches, on the CPU."""
+    return [images.cpu() for images, _ in first_batches(loader, count, owner)]
+
+
 def _open(folder: str | Path, data: str | None) -> Run:
     """Open a run with its images, on the CPU."""
     run = Run.open(folder, data).checked()
@@ -276,14 +283,23 @@ def _details(run: Run) -> dict[str, Any]:
 
 
 def _checked_output(net: nn.Module, images: Tensor) -> Tensor:
-    """Return the output of a network; raise `InvalidValueError` if it has several."""
-    with torch.no_grad():
-        found = tensors_of(net(images))
-    if len(found) != 1:
-        raise errors.InvalidValueError(
-            f"export writes networks whose output is one tensor, but {type(net).__name__} returns {len(found)}. Wrap "
-            f"it in a module whose forward returns one of them."
-        )
+    """Return the output of a network; raise `InvalidValueError` if it has several, or no entry for each image."""
+    name = type(net).__name__
+    found: list[Tensor] = []
+    for batch in (images[:1], images):  # an output that is squeezed has another shape for one image
+        with torch.no_grad():
+            found = tensors_of(net(batch))
+        if len(found) != 1:
+            raise errors.InvalidValueError(
+                f"export writes networks whose output is one tensor, but {name} returns {len(found)}. Wrap it in a "
+                f"module whose forward returns one of them."
+            )
+        if found[0].shape[:1] != batch.shape[:1]:
+            raise errors.InvalidValueError(
+                f"export writes networks whose output has an entry for each image along its first axis, but {name} "
+                f"returns shape {tuple(found[0].shape)} for {len(batch)} image{'s' if len(batch) > 1 else ''}. Wrap "
+                f"it in a module whose forward reshapes the output."
+            )
     return found[0]
 
 
@@ -295,6 +311,11 @@ def _details_of_network(
     std: Sequence[float] | None,
 ) -> dict[str, Any]:
     """Return the metadata of a network without a run, as far as it is known."""
+    if classes is not None and output.dim() < 2:
+        raise errors.InvalidValueError(
+            f"classes need an output of one number for each class, (N, {len(classes)}), but that of the network has "
+            f"shape {tuple(output.shape)}. Omit classes, or wrap the network in a module that returns them."
+        )
     if classes is not None and len(classes) != output.shape[1]:
         raise errors.InvalidValueError(
             f"the network has {output.shape[1]} outputs and {len(classes)} classes are given. Give a name for each."
@@ -303,5 +324,7 @@ def _details_of_network(
     known: dict[str, Any] = {name: list(values) for name, values in given.items() if values is not None}
     check_pixel_scale(images.shape[1], mean, std)
     if classes is not None:
-        known["task"] = "segment" if output.dim() == 4 else "classify"
-    return {**known, "image_size": list(images.shape[2:]), "in_chans": images.shape[1]}
+        known["task"] = "segment" if output.dim() == images.dim() else "classify"
+    if images.dim() == 4:  # signals and volumes are no image files, which are scaled to a size
+        known["image_size"] = list(images.shape[2:])
+    return {**known, "in_chans": images.shape[1]}

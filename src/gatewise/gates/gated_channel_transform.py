@@ -16,7 +16,7 @@ from gatewise.gates.kernels.gated_channel_inference import FusedNormReluGate
 from gatewise.gates.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
 from gatewise.gates.registry import Gate, register_gate
 
-_EPS = 1e-5  # compared by identity, to detect whether eps was passed
+_EPS = 1e-5
 
 # Functions from the logit z to the factor. "relu" uses torch.where because its derivative at exactly 0 is 1. The
 # derivative of torch.relu and (in torch 2.15) of clamp is 0 there, so a new gate, whose z is 0, would never learn.
@@ -160,8 +160,8 @@ class GatedChannelTransform(Gate):
             channel for backward (ValueError with the reason if it cannot run); "auto" uses "fused" where it can.
 
     Raises:
-        InvalidValueError: an unknown mode or activation, p < 1, eps <= 0, or both eps and epsilon; in `forward`, the
-            map has a different number of channels or axes.
+        InvalidValueError: an unknown mode or activation, p < 1, eps <= 0, or both eps and epsilon, which differ; in
+            `forward`, the map has a different number of channels or axes.
         InvalidTypeError: in `forward`, the map is not floating-point.
 
     Differs from the paper: follows the official code where the two disagree (the mean over channels, not the sum, is
@@ -194,7 +194,7 @@ class GatedChannelTransform(Gate):
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
         if epsilon is not None:
-            if eps is not _EPS:
+            if eps not in (_EPS, epsilon):  # a stored spec has the default of eps, too
                 raise errors.InvalidValueError(
                     f"eps and epsilon are two names of one option, got {eps} and {epsilon}. Give only eps."
                 )

@@ -9,8 +9,9 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate
+from gatewise.graph.boundary import why_out_of_reach
 from gatewise.graph.place import Place, Spot
-from gatewise.graph.trace import Op, trace
+from gatewise.graph.trace import Op, Trace, trace
 
 
 def own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -72,6 +73,10 @@ class Graph:
         Raises:
             ValueError: the structure of the network cannot be read.
         """
+        return self._trace.operations
+
+    @functools.cached_property
+    def _trace(self) -> Trace:
         return trace(self.model, self.example, by_type=self.by_type)
 
     @functools.cached_property
@@ -105,8 +110,14 @@ class Graph:
             return f"its {side} is not a feature map, or forward does not call it"
         if len(maps) > 1 and self.calls[path] == 1:
             return f"its {side} is {len(maps)} feature maps; choose a layer inside it"
+        if reason := self._why_out_of_reach(path, side, maps[0]):
+            return reason
         widths = sorted({op.channels for op in maps})
         return f"its calls have different numbers of channels: {widths}" if len(widths) > 1 else None
+
+    def _why_out_of_reach(self, path: str, side: str, op: Op) -> str | None:
+        """Return why a gate on one side of a layer would not get the result of `op`, or None."""
+        return why_out_of_reach(self._trace.boundaries.get(path, ()), side, op.shape)
 
     def output_at(self, op: Op) -> list[Spot]:
         """Return the outputs of the layers that return the result of `op`, innermost first."""
@@ -121,7 +132,7 @@ class Graph:
 
     def _spots(self, call: str, path: str, side: str, op: Op) -> list[Spot]:
         """Return the spot on one side of a layer in one call, or [] if a gate cannot be its child."""
-        if self.why_not_attachable(path) is not None:
+        if self.why_not_attachable(path) is not None or self._why_out_of_reach(path, side, op) is not None:
             return []
         calls = self.calls[path]
         return [Spot(place_at(path, side, op), call, calls, self._origin(op) if calls > 1 else ())]

@@ -35,6 +35,7 @@ from gatewise.core.layer_types import (
 )
 from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
+from gatewise.graph.boundary import Boundary, record_boundaries
 from gatewise.graph.regions import without_regions
 from gatewise.graph.structural_copy import rehearsal
 from gatewise.graph.unreadable import values_decide, why_unreadable
@@ -202,8 +203,21 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     return [torch.zeros((2, *shape), device=anchor.device, dtype=anchor.dtype) for shape in shapes]
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None, *, by_type: bool = False) -> list[Op]:
-    """Return the operations of `model` in the order of execution, without those of gates.
+@dataclass(frozen=True)
+class Trace:
+    """What was read of a network.
+
+    Attributes:
+        operations: in the order of execution, without those of gates.
+        boundaries: the calls of each module, by path.
+    """
+
+    operations: list[Op]
+    boundaries: dict[str, list[Boundary]]
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None, *, by_type: bool = False) -> Trace:
+    """Return the operations of `model`, and the calls of its modules.
 
     Args:
         model: the network; it is not changed.
@@ -229,7 +243,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None, *, 
                     # torch prints graphs and tracebacks before it raises
                     with rehearsal(model) as copied, contextlib.redirect_stderr(io.StringIO()):
                         _set_gates_aside(copied)
-                        return read(copied.to("meta") if is_empty else copied, inputs)
+                        boundaries = record_boundaries(copied)
+                        return Trace(read(copied.to("meta") if is_empty else copied, inputs), boundaries)
                 except Exception as error:
                     shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
                     failures.setdefault(shapes, []).append(error.with_traceback(None))

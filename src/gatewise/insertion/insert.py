@@ -28,6 +28,7 @@ from gatewise.insertion.attachment import Attachment, CallGate, attach, detach, 
 from gatewise.insertion.meta_device import InitialisesGates
 from gatewise.insertion.no_place import why_no_place
 from gatewise.insertion.plain_checkpoints import accept_plain_checkpoints
+from gatewise.insertion.synchronised import check_not_synchronised
 
 
 @dataclass
@@ -252,17 +253,13 @@ def _check_can_be_gated(model: nn.Module) -> None:
     """Raise if gates would not run in this network, or would not be trained."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, module in modules.items():
-        kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             raise errors.InvalidTypeError(
-                f"{path or 'the network'} is a {kind}, which cannot call gates. Insert gates first, then trace or "
-                f"script."
+                f"{path or 'the network'} is a {type(module).__name__}, which cannot call gates. Insert gates first, "
+                f"then trace or script."
             )
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            raise errors.InvalidTypeError(
-                f"{path or 'the network'} is a {kind}, which would not average the gradients of new gates. Insert "
-                f"gates first, then wrap the network."
-            )
+    problem = "would not average the gradients of new gates"
+    check_not_synchronised(model, problem, "Insert gates first, then wrap the network.")
 
 
 def _where(place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> str:

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gates.registry import Gate
+from gatewise.insertion.frozen_layers import (
+    flags_before,
+    hand_over_records,
+    keep_frozen,
+    keep_statistics,
+    record_of,
+    thaw,
+)
 from gatewise.insertion.insert import gates_in
-from gatewise.insertion.mixins import add_mixin, remove_mixin
-
-_BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
+from gatewise.insertion.synchronised import check_not_synchronised
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
@@ -73,42 +79,39 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     return [group for group in groups if group["params"]]
 
 
-class _KeepsStatistics(nn.Module):
-    """`train` of a frozen normalisation layer: it stays in eval mode, its children follow `mode`."""
-
-    def train(self, mode: bool = True) -> "_KeepsStatistics":
-        super().train(mode)
-        self.training = False
-        return self
-
-
 def train_only_gates(model: nn.Module) -> None:
     """Freeze everything but the gates; running statistics of frozen layers stay constant, also after model.train().
 
     The `requires_grad` flags are stored in the modules for `train_everything`, also in copies and pickles of the
-    network; a second call does not replace them.
+    network; a second call does not replace them. Norms that take the place of frozen ones, as SyncBatchNorm does, are
+    frozen at the next forward. DDP and FSDP synchronise the parameters that are trainable when they wrap the network,
+    so freeze and unfreeze first, and wrap again for each stage.
 
     Raises:
         InvalidValueError: the network has no gates, or its gates have no parameters.
+        InvalidTypeError: the network is wrapped by DDP or FSDP, and parameters would have to be frozen.
     """
     gates = gates_in(model)
-    if not any(True for _ in gate_parameters(model)):
+    own = {id(parameter) for _, _, parameter in gate_parameters(model)}
+    if any(parameter.requires_grad != (id(parameter) in own) for parameter in model.parameters()):
+        _check_flags_can_change(model)
+    if not own:
         reason = "its gates have no parameters" if gates else "it has no gates"
         raise errors.InvalidValueError(
             f"{type(model).__name__} has no gates to train ({reason}). Insert gates with parameters with "
             f"insert_gates()."
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
-    own = {id(parameter) for _, _, parameter in gate_parameters(model)}
+    hand_over_records(model)
     for owner in model.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)
+            record_of(owner).before.setdefault(name, parameter.requires_grad)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
-            add_mixin(layer, _KeepsStatistics)
-            layer.training = False
+            keep_statistics(layer)
+    keep_frozen(model, inside)
 
 
 def train_everything(model: nn.Module) -> None:
@@ -118,29 +121,29 @@ def train_everything(model: nn.Module) -> None:
     then stay frozen. Without an earlier `train_only_gates` nothing changes.
 
     Raises:
+        InvalidTypeError: the network is wrapped by DDP or FSDP, and parameters would have to be unfrozen.
         InvalidValueError: the class of a frozen layer was changed in between, for example by a parametrization.
     """
     _validation.check_module("train_everything", model)
-    for owner in model.modules():
-        parameters = dict(owner.named_parameters(recurse=False, remove_duplicate=False))
-        for name, requires_grad in owner.__dict__.pop(_BEFORE, {}).items():
-            parameter = parameters.get(name)
-            if parameter is not None:
-                parameter.requires_grad_(requires_grad)
-        if isinstance(owner, _KeepsStatistics):
-            remove_mixin(owner, _KeepsStatistics)
-            owner.train(model.training)
+    trainable = trainable_parameters(model)
+    if any(parameter.requires_grad != (name in trainable) for name, parameter in model.named_parameters()):
+        _check_flags_can_change(model)
+    thaw(model)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return name -> parameter of all that require gradients, those that `train_only_gates` has frozen included."""
-    frozen = {
-        id(parameter): owner.__dict__[_BEFORE][name]
-        for owner in model.modules()
-        for name, parameter in owner.named_parameters(recurse=False)
-        if name in owner.__dict__.get(_BEFORE, {})
-    }
+    frozen = flags_before(model)
     return {name: p for name, p in model.named_parameters() if frozen.get(id(p), p.requires_grad)}
+
+
+def _check_flags_can_change(model: nn.Module) -> None:
+    """Raise if a wrapper has collected the parameters that it synchronises."""
+    check_not_synchronised(
+        model,
+        "synchronises the parameters that were trainable when it wrapped the network, and no others",
+        "Freeze or unfreeze the network first, then wrap it; wrap it again for each stage.",
+    )
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,13 @@ class Stage:
 
     def begin(self, model: nn.Module) -> None:
         """Freeze and unfreeze parameters for this stage, and open the gates of a gater or leave them to it."""
-        for module in model.modules():
-            if hasattr(module, "all_open"):
-                module.all_open = self.all_open  # type: ignore[assignment]  # pyright: ignore
         if self.only_gates:
             train_only_gates(model)
         else:
             train_everything(model)
+        for module in model.modules():
+            if hasattr(module, "all_open"):
+                module.all_open = self.all_open  # type: ignore[assignment]  # pyright: ignore
 
 
 def fine_tuning_stages(epochs: int, gate_epochs: int, dense_epochs: int = 0) -> list[Stage]:

@@ -395,7 +395,7 @@ CHANGES = {
     },
     "analysis/timed_forms.py": {
         "PlainForms._prepare": {
-            "the network itself is optimised": drop_call("deepcopy"),
+            "the network itself is optimised": drop_call("full_copy"),
             "without gates nothing is optimised": replace(
                 "self._optimised(without_gates(copied))", "without_gates(copied)"
             ),

@@ -51,6 +51,9 @@ CHANGES = {
         "GatedChannelTransform": {
             "gct: beta decays": replace("('beta',)", "()"),
         },
+        "GatedChannelTransform.__init__": {
+            "gct: a stored epsilon cannot be read": replace("eps not in (_EPS, epsilon)", "eps is not _EPS"),
+        },
         "GatedChannelTransform.identity_at_init": {
             "gct: claims to be the identity always": replace("self.activation != 'sigmoid'", "True"),
         },

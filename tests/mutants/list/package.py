@@ -466,6 +466,7 @@ CHANGES = {
     },
     "exporting/prediction.py": {
         "Predictor.logits": {
+            "outputs without a name are predicted": replace("logits.shape[:2] != expected[:2]", "False"),
             "predictions without normalisation": replace("(pixels - mean) / std", "pixels / 255"),
         },
         "Predictor.predict": {
@@ -644,6 +645,36 @@ CHANGES = {
             "networks without a loss of their own warn": replace("own is not Gate.extra_loss", "True"),
         },
     },
+    "insertion/synchronised.py": {
+        "check_not_synchronised": {
+            "gates are inserted among the parameters of fully_shard": replace(
+                "any(hasattr(kind, name) for name in _METHODS)", "False"
+            ),
+        },
+    },
+    "insertion/frozen_layers.py": {
+        "KeepsStatistics.train": {
+            "frozen norms follow model.train()": remove("self.training = False"),
+            "gates inside frozen norms are frozen with them": replace(
+                "super().train(mode)", "super().train(mode=False)"
+            ),
+        },
+        "_keep_frozen": {
+            "a part that was thawed is frozen again": replace("not record.origin.thawed", "True"),
+        },
+        "_take_place": {
+            "norms in the place of frozen ones are trained": replace(
+                "is_norm and normalised_channels(layer) is not None", "False"
+            ),
+            "a new head of a frozen network gets the flags of the old one": replace("name in frozen", "True"),
+        },
+        "flags_before": {
+            "layers in the place of frozen ones stay frozen": remove("hand_over_records(model)"),
+        },
+        "thaw": {
+            "norms stay frozen when everything is trained": remove("remove_mixin(layer, KeepsStatistics)"),
+        },
+    },
     "insertion/tuning.py": {
         "trainable_parameters": {
             "what is frozen now is never trained": replace("frozen.get(id(p), p.requires_grad)", "p.requires_grad"),
@@ -673,25 +704,21 @@ CHANGES = {
                 "decay['weight_decay'] = weight_decay or 0.0",
             ),
         },
-        "_KeepsStatistics.train": {
-            "frozen norms follow model.train()": remove("self.training = False"),
-            "gates inside frozen norms are frozen with them": replace(
-                "super().train(mode)", "super().train(mode=False)"
-            ),
-        },
         "train_only_gates": {
             "gates' own norms are frozen": replace(
                 "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",
             ),
-            "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
+            "freezing leaves the backbone trainable": replace(
+                "parameter.requires_grad_(id(parameter) in own)", "parameter.requires_grad_(True)"
+            ),
             "freezing twice forgets what was frozen before": replace(
-                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
-                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
+                "record_of(owner).before.setdefault(name, parameter.requires_grad)",
+                "record_of(owner).before[name] = parameter.requires_grad",
             ),
         },
         "train_everything": {
-            "norms stay frozen when everything is trained": remove("remove_mixin(owner, _KeepsStatistics)"),
+            "parameters that DDP does not synchronise are thawed": remove("_check_flags_can_change(model)"),
         },
         "Stage.begin": {
             "first stage trains everything": replace("train_only_gates", "train_everything"),

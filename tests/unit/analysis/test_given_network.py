@@ -24,3 +24,10 @@ def test_negative_values_of_masks_do_not_count() -> None:
     ((_, labels),) = given(nn.Conv2d(3, 3, 1), masks).batches()
     assert torch.equal(labels == IGNORED, masks == -1)
     assert torch.equal(labels[masks >= 0], masks[masks >= 0])
+
+
+def test_output_of_one_axis_has_no_classes() -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), nn.Flatten(0))
+    found = given(net, torch.tensor([0, 1, 0]))
+    assert found.task is None
+    assert found.remark == "Labels (3,) are no classes of images or pixels for outputs (3,)."

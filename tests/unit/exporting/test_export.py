@@ -22,7 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.cli import run
+from gatewise.errors import TrainingError
 from gatewise.exporting import agreement, details_of, export_run, opened, register_format
+from gatewise.exporting.agreement import check_agreement
 from gatewise.exporting.formats.onnx import Onnx
 from gatewise.exporting.formats.torch_export import TorchExport
 from gatewise.exporting.forms import WithGates
@@ -261,6 +263,22 @@ def test_agreement_matches_hand_count() -> None:
 
     x = torch.tensor([[4.0], [0.0], [-1.0]])
     assert agreement(network, other, [x]) == {"images": 3, "difference": 1 / 8, "flipped": 1, "kinds": 2}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("written", [float("nan"), float("inf"), 0.0])
+def test_agreement_sees_nan_and_infinity(written: float) -> None:
+    unused = torch.tensor([False, True, False])
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return x.masked_fill(unused, -torch.inf)
+
+    x = torch.tensor([[4.0, 5.0, 1.0], [2.0, 3.0, 0.0]])
+    assert agreement(network, lambda x: network(x) + 0.5, [x])["difference"] == 0.5 / 4
+    for other in (lambda x: x.masked_fill(unused, written), lambda x: torch.full_like(x, written)):
+        found = agreement(network, other, [x])  # type: ignore[arg-type]
+        assert found["difference"] == torch.inf
+        with pytest.raises(TrainingError, match="its logits are infinite or NaN at other entries, and the gates of 0"):
+            check_agreement(Path("x.onnx"), found)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`gw.export` and `gw.predict` with networks that were trained elsewhere; ONNX Runtime and torch open the files."""
 
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,80 @@ def test_images_of_any_size(tmp_path: Path) -> None:
         list(gw.predict(tmp_path / "net.onnx", []))
     larger = torch.randn(3, 3, 20, 16)
     torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", larger)[0], net(larger).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("axes", "names"), [(1, ["length"]), (3, ["depth", "height", "width"])])
+def test_signals_and_volumes_of_any_size(axes: int, names: list[str], tmp_path: Path) -> None:
+    kind = {1: nn.Conv1d, 3: nn.Conv3d}[axes]
+    net = nn.Sequential(kind(1, 4, 3, padding=1), nn.ReLU(), kind(4, 2, 1))
+    gw.insert_gates(net, "gct", example=torch.zeros(2, 1, *[8] * axes))
+    gw.export(net, tmp_path / "net.onnx", example=torch.randn(2, 1, *[8] * axes), any_size=True, classes=["a", "b"])
+    (image,) = onnxruntime.InferenceSession(str(tmp_path / "net.onnx")).get_inputs()
+    assert image.shape == ["batch", 1, *names]
+    assert details_of(tmp_path / "net.onnx")["task"] == "segment"
+    larger = torch.randn(3, 1, *[10, 9, 11][:axes])
+    torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", larger)[0], net(larger).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Elsewhere(Tensor):
+    """A tensor on another device: operations of it and a tensor of the CPU raise."""
+
+    device = torch.device("cuda")  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(cls, operation: Any, kinds: Any, args: Any = (), named: Any = None) -> Any:
+        if operation is Tensor.cpu:
+            return args[0].as_subclass(Tensor)
+        if any(type(value) is Tensor or type(value) is nn.Parameter for value in args):
+            raise RuntimeError("expected all tensors to be on the same device")
+        return super().__torch_function__(operation, kinds, args, named or {})
+
+
+class OnGpu(nn.Module):
+    """A network with a tensor on another device, which Python cannot copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.lock = gated(), threading.Lock()
+        self.register_buffer("offset", torch.ones(3).as_subclass(Elsewhere))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.offset
+
+
+@pytest.mark.situation("networks without a run: export of a network and images on another device")
+def test_network_and_images_on_another_device_are_exported(tmp_path: Path) -> None:
+    net, images = OnGpu(), IMAGES.as_subclass(Elsewhere)
+    found = gw.export(net, tmp_path / "net.onnx", example=images[:2], loader=[images], int8=[images])
+    assert found["images"] == 12
+    assert type(net.offset) is Elsewhere
+    with torch.no_grad():
+        expected = net.net(IMAGES) + 1
+    assert (in_runtime(tmp_path / "net.onnx", IMAGES)[0] - expected).abs().max() < 0.2 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((-1,), {"classes": ["a", "b"]}, r"classes need an output of one number for each class, \(N, 2\), .* \(2,\)"),
+        ((), {}, r"an entry for each image along its first axis, but Shaped returns shape \(\) for 1 image\. Wrap"),
+        ((1, -1), {}, r"returns shape \(1, 2\) for 2 images"),
+    ],
+)
+def test_output_without_an_axis_is_rejected(
+    shape: tuple[int, ...], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x).mean((1, 2, 3))
+            return y.reshape(shape) if shape else y.squeeze()
+
+    with pytest.raises(InvalidValueError, match=message):
+        gw.export(Shaped(), tmp_path / "net.onnx", example=IMAGES[:2], **options)
 
 
 def test_output_in_a_dict_is_exported_and_several_outputs_are_refused(tmp_path: Path) -> None:
@@ -252,6 +327,12 @@ def test_gater_net_predicts_with_its_open_gates(photos: list[str]) -> None:
     assert row["open_gates"] == pytest.approx(float(gates.mean()))
     expected = dict(zip("abc", logits[0].softmax(0).tolist(), strict=True))
     assert row["classes"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [["red"], [*COLOURS, "black"]])
+def test_predict_needs_a_name_for_each_output(photos: list[str], classes: list[str]) -> None:
+    with pytest.raises(InvalidValueError, match=rf"returns shape \(1, 3\) for one image, and {len(classes)} classes"):
+        next(gw.predict(Brightest(), photos, classes=classes, image_size=(8, 8), **SCALE))
 
 
 def test_predict_says_what_a_network_needs(photos: list[str]) -> None:

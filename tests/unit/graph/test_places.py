@@ -888,6 +888,86 @@ def test_analysis_leaves_network_unchanged(
     assert everything(model) == before
 
 
+class Several(nn.Module):
+    """Returns its map with what `also` makes of it, or takes another argument first."""
+
+    def __init__(self, also: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.also = nn.Conv2d(8, 8, 3, padding=1), also
+
+    def forward(self, embedding: Tensor, x: Tensor) -> object:
+        return self.also(self.conv(x).add(embedding).relu())
+
+
+class Caller(nn.Module):
+    """Calls a `Several` and uses its map."""
+
+    def __init__(self, also: Callable[[Tensor], object], first: Callable[[Tensor], Tensor], *, named: bool) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 8, 3), Several(also), nn.Conv2d(8, 2, 1)
+        self.first, self.named = first, named
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        first = self.first(x)
+        found = self.block(x=x, embedding=first) if self.named else self.block(first, x)
+        while not isinstance(found, Tensor):
+            found = next(iter(found.values())) if isinstance(found, dict) else found[0]
+        return self.head(found)
+
+
+RETURNED: dict[str, Callable[[Tensor], object]] = {
+    "tuple": lambda y: (y, y.mean((2, 3))),
+    "list": lambda y: [y],
+    "dict": lambda y: {"out": y, "size": 3},
+}
+FIRST: dict[str, Callable[[Tensor], Tensor]] = {
+    "the map is not its first argument": lambda x: x.mean((2, 3), keepdim=True),
+    "it is called with several maps of one shape": torch.sigmoid,
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_layer_that_returns_more_than_a_map_has_no_gate(kind: str) -> None:
+    net = Caller(RETURNED[kind], torch.sigmoid, named=False)
+    insertion = gw.insert_gates(net, "se", after=(Several, nn.Conv2d), example=SMALL)
+    assert insertion.names == ("stem", "block.conv", "head")
+    assert [(one.name, one.reason) for one in insertion.skipped] == [
+        ("block", f"it returns a {kind}, not one map; choose a layer inside it")
+    ]
+    assert net(SMALL).shape == (2, 2, 62, 62)
+    for place in place_names(marked=False):
+        assert ("block", "output") not in [spot[:2] for spot in found(net, place, SMALL)]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("reason", FIRST)
+def test_layer_whose_first_argument_is_not_the_map_has_no_gate(reason: str, named: bool) -> None:
+    net = Caller(lambda y: y, FIRST[reason], named=named)
+    with pytest.raises(ValueError, match=f"block: (its input is 2 feature maps|{reason}); choose a layer inside it"):
+        gw.insert_gates(net, "se", before=Several, example=SMALL)
+    gw.insert_gates(net, "se", before=(Several, nn.Conv2d), example=SMALL)
+    assert net(SMALL).shape == (2, 2, 62, 62)
+
+
+def test_map_that_is_given_twice_has_no_gate() -> None:
+    class Attending(nn.Module):
+        def forward(self, query: Tensor, key: Tensor) -> Tensor:
+            return query * key
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.attending = nn.Conv2d(3, 8, 3), Attending()
+
+        def forward(self, image: Tensor) -> Tensor:
+            x = self.stem(image)
+            return self.attending(x, x)
+
+    with pytest.raises(ValueError, match="attending: it is called with several maps of one shape"):
+        gw.insert_gates(Net(), "se", before=Attending, example=SMALL)
+
+
 def test_analysis_runs_in_eval_mode_so_dropout_is_invisible() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(0.5), nn.Conv2d(8, 4, 3)).train()
     modes: list[bool] = []

@@ -13,6 +13,8 @@ from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, fuse_modules_qat, get_default_qat_qconfig, prepare_qat
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -412,11 +414,11 @@ def test_failure_at_second_of_joined_gates_removes_the_first() -> None:
 
 
 @pytest.mark.situation("The network was traced, scripted or wrapped before the insertion")
-@pytest.mark.parametrize("wrapped", ["torch.jit.trace", "torch.jit.script", "DistributedDataParallel"])
+@pytest.mark.parametrize("wrapped", ["torch.jit.trace", "torch.jit.script", "DistributedDataParallel", "fully_shard"])
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_network_that_cannot_call_gates_is_rejected(wrapped: str, tmp_path: Path) -> None:
     model: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 1))
-    if wrapped == "DistributedDataParallel":
+    if wrapped in {"DistributedDataParallel", "fully_shard"}:
         store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -424,6 +426,7 @@ def test_network_that_cannot_call_gates_is_rejected(wrapped: str, tmp_path: Path
             "torch.jit.trace": lambda: torch.jit.trace(model, image()),
             "torch.jit.script": lambda: torch.jit.script(model),
             "DistributedDataParallel": lambda: nn.parallel.DistributedDataParallel(model),
+            "fully_shard": lambda: fully_shard(model, mesh=init_device_mesh("cpu", (1,))),
         }[wrapped]()
         with pytest.raises(InvalidTypeError, match=r"^the network is a .*Insert gates first"):
             gw.insert_gates(made, "gct", example=image())

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +202,133 @@ def test_gates_inserted_between_two_freezings_are_remembered() -> None:
     gw.train_everything(net)
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {"fc.weight", "fc.bias", "conv1.gct.beta"}
+
+
+class Thawed(nn.BatchNorm2d):
+    """A norm with parameters of its own in the place of another."""
+
+
+def synchronised(net: nn.Module) -> nn.Module:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
+def frozen_and_thawed(net: nn.Module) -> nn.Module:
+    return timm.layers.unfreeze_batch_norm_2d(timm.layers.freeze_batch_norm_2d(net))
+
+
+def with_new_norms(net: nn.Module) -> nn.Module:
+    for path, norm in [(path, m) for path, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)]:
+        net.set_submodule(path, Thawed(norm.num_features))
+    return net
+
+
+@pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
+@pytest.mark.parametrize("convert", [synchronised, frozen_and_thawed, with_new_norms])
+def test_norms_in_the_place_of_frozen_ones_are_frozen_and_thawed(
+    convert: Callable[[nn.Module], nn.Module], after: Callable[[nn.Module], nn.Module]
+) -> None:
+    net = network(place="before_conv")
+    net.bn1.bias.requires_grad_(False)
+    net.stages[1].requires_grad_(False)
+    flags = {name: p.requires_grad for name, p in net.named_parameters()}
+    gw.train_only_gates(net)
+    net = convert(after(net))
+    before = snapshot(net)
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(4, 3, 32, 32))
+    assert changed(net, before) == set(), "statistics of the new norms stay constant"
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == set(filter(is_gate, flags))
+    gw.train_everything(net)
+    net.train()
+    assert {name: p.requires_grad for name, p in net.named_parameters()} == flags
+    assert net.bn1.training
+
+
+def test_layer_with_the_same_parameters_is_thawed() -> None:
+    """Preparation for quantisation-aware training replaces convolutions."""
+    net = network()
+    gw.train_only_gates(net)
+    twin = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    twin.weight, net.conv1 = net.conv1.weight, twin
+    gw.train_everything(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_new_head_of_a_frozen_network_is_trained() -> None:
+    net = network()
+    net.fc.requires_grad_(False)
+    gw.train_only_gates(net)
+    net.fc = nn.Linear(64, 5)
+    net(torch.randn(2, 3, 32, 32))
+    assert net.fc.weight.requires_grad
+    gw.train_everything(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_part_stays_unfrozen_after_a_forward() -> None:
+    net = network()
+    gw.train_only_gates(net)
+    gw.train_everything(net.stages[2])
+    net.train()
+    net(torch.randn(2, 3, 32, 32))
+    assert net.stages[2][0].bn1.training
+    assert all(p.requires_grad for p in net.stages[2].parameters())
+    assert not net.stages[1][0].bn1.training
+
+
+def test_network_in_a_wrapper_that_was_frozen_too_stays_thawed() -> None:
+    net = network()
+    outer = nn.Sequential(net)
+    gw.train_only_gates(outer)
+    gw.train_only_gates(net)
+    gw.train_everything(net)
+    outer.train()
+    outer(torch.randn(2, 3, 32, 32))
+    assert net.bn1.training
+    assert all(p.requires_grad for p in net.parameters())
+
+
+class Sharded(nn.Sequential):
+    """What fully_shard makes of a module: a subclass with a switch for the synchronisation."""
+
+    def set_requires_gradient_sync(self, value: bool) -> None: ...
+
+
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "Sharded"])
+def test_parameters_that_no_wrapper_synchronises_are_rejected(wrapper: str, tmp_path: Path) -> None:
+    net = convolutions()
+    gw.insert_gates(net, "gct")
+    if wrapper == "Sharded":
+        net = Sharded(*net)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+
+    def wrap(net: nn.Module) -> nn.Module:
+        return net if wrapper == "Sharded" else nn.parallel.DistributedDataParallel(net)
+
+    only_gates, everything = gw.fine_tuning_stages(2, 1)
+    rejected = pytest.raises(
+        gw.errors.InvalidTypeError, match=rf"is a {wrapper}, which synchronises the .*wrap it again"
+    )
+    try:
+        everything.begin(wrap(net))  # changes nothing
+        for freeze in (gw.train_only_gates, only_gates.begin):
+            flags = [p.requires_grad for p in net.parameters()]
+            with rejected:
+                freeze(wrap(net))
+            assert [p.requires_grad for p in net.parameters()] == flags
+        inner = nn.Sequential(*net) if wrapper == "Sharded" else net
+        gw.train_only_gates(inner)
+        only_gates.begin(wrap(net))  # changes nothing
+        for thaw in (gw.train_everything, everything.begin):
+            with rejected:
+                thaw(wrap(net))
+        gw.train_everything(inner)
+        gw.train_everything(wrap(net))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(p.requires_grad for p in net.parameters())
 
 
 def test_train_everything_without_freezing_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 """Specs in config.json: every option is written, and a later default changes no stored network."""
 
+import contextlib
 import inspect
 import json
 from pathlib import Path
@@ -49,6 +50,30 @@ def test_every_option_is_written_with_its_value(tmp_path: Path, name: str) -> No
     again, config = load_model(tmp_path)
     assert same_outputs(net, again)
     assert str(abridged(ModelSpec.from_dict(config["spec"]))) == f"{TINY}+{name}"
+
+
+def with_another_value(name: str, option: str, default: Any) -> GateChoice:
+    """Return a choice of a gate in which an option has another value than its default."""
+    variants = gw.gate_spec(name).variants.values()
+    given = [variant[option] for variant in variants if option in variant]
+    flipped = [not default] if isinstance(default, bool) else []
+    for value in (*given, *flipped, 0.5, 3, 4, "reference"):
+        for others in ({}, *variants):  # some options need others
+            with contextlib.suppress(gw.GatewiseError):
+                if value != default:
+                    return GateChoice(name, {**others, option: value})
+    raise AssertionError(f"no other value of {name}:{option} is known")
+
+
+@pytest.mark.parametrize("name", gw.gate_names())
+def test_every_option_survives_in_a_file(name: str) -> None:
+    for option, parameter in gw.gate_spec(name).options.items():
+        spec = ModelSpec("resnet20", {}, (with_another_value(name, option, parameter.default),))
+        written = in_full(spec, DETAILS)
+        again = as_stored(json.loads(json.dumps(written.to_dict())))
+        assert again == written
+        assert in_full(again, DETAILS) == written
+        assert abridged(again).gates[0].options == spec.gates[0].options
 
 
 def test_given_options_are_kept(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gatewise.exporting.formats.registry import KEY, Exported, Format, metadata,
 from gatewise.exporting.global_pooling import pool_globally
 from gatewise.exporting.int8 import to_int8
 
-_FREE_AXES = {0: "batch", 2: "height", 3: "width"}
+_SIDES = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}  # by the rank of the images
 
 
 @register_format("onnx", suffix=".onnx", title="ONNX")
@@ -30,7 +30,7 @@ class Onnx(Format):
         names = [output, "gates"][: len(program.graph_signature.user_outputs)]
         example: Any = program.example_inputs
         ((image, *_), _) = example
-        axes = {axis: name for axis, name in _FREE_AXES.items() if axis < image.dim()}
+        axes = {0: "batch", **dict(enumerate(_SIDES.get(image.dim(), ()), start=2))}
         exported = torch.onnx.export(
             program,
             dynamo=True,
