@@ -39,7 +39,7 @@ class RouteNorms(nn.Module):
 
     def __init__(self, backbone: nn.Module, routes: int) -> None:
         super().__init__()
-        self.paths = [path for path, layer in backbone.named_modules() if has_statistics(layer)]
+        self.paths: list[str] = [path for path, layer in backbone.named_modules() if has_statistics(layer)]
         self.of_routes = nn.ModuleList(self._copies(backbone) for _ in range(routes))
 
     def _copies(self, backbone: nn.Module) -> nn.ModuleList:
