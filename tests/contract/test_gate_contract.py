@@ -19,6 +19,7 @@ from torch.testing import assert_close
 import gatewise as gw
 from gatewise.gates.registry import Gate, GateSpec
 from gatewise.graph import place_names
+from support import parallel
 from support.gate_cases import cases, every_case, every_gate, gradients, make, perturbed, random_map, settled
 from support.tolerance import TOLERANCE
 
@@ -261,6 +262,16 @@ def test_state_dict_round_trip_is_bitwise(name: str, options: dict[str, Any]) ->
     x = random_map(gate)
     assert torch.equal(other.eval()(x), gate.eval()(x))
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in gate.state_dict().items())
+
+
+@every_case
+@torch.no_grad()
+def test_replica_of_data_parallel_has_same_output(name: str, options: dict[str, Any]) -> None:
+    gate = perturbed(make(name, options)).eval()
+    x = random_map(gate)
+    replica = parallel.on_cpu(gate, 1)[0]
+    assert torch.equal(replica(x), gate(x))
+    assert replica.channels == gate.channels
 
 
 @every_case

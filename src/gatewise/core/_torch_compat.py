@@ -231,6 +231,27 @@ class MoveObserver(nn.Module):
             return super().to(*args, **named)
 
 
+# Replicas of nn.DataParallel: gaternet/network.py and gaternet/route_norms.py. Without these names a network is none.
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Return whether a module is the copy of a network that nn.DataParallel runs on one of several devices."""
+    return getattr(module, "_is_replica", False)
+
+
+def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, also those of a replica, which has tensors in place of parameters.
+
+    >>> list(tensors_by_name(nn.Sequential(nn.Linear(1, 1))))
+    ['0.weight', '0.bias']
+    """
+    found: dict[str, Tensor] = {}
+    for path, part in module.named_modules():
+        own = (part._parameters, getattr(part, "_former_parameters", {}), part._buffers)
+        found |= {f"{path}.{name}".lstrip("."): t for tensors in own for name, t in tensors.items() if t is not None}
+    return found
+
+
 # Buffers of higher precision than the network's: gaternet/budget.py
 
 
@@ -250,40 +271,16 @@ class Float32Buffers(nn.Module):
         return self
 
 
-# Outputs of networks as nested lists, tuples and dicts: core/merging.py
-
-
-def _flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Return the leaves of nested lists, tuples and dicts, and their form for `_unflatten`."""
-    if isinstance(tree, dict):
-        keys, children = list(tree), list(tree.values())
-    elif isinstance(tree, list | tuple):
-        keys, children = None, list(tree)
-    else:
-        return [tree], None
-    parts = [_flatten(child) for child in children]
-    return [leaf for leaves, _ in parts for leaf in leaves], (type(tree), keys, [(len(own), f) for own, f in parts])
-
-
-def _unflatten(leaves: Any, form: Any) -> Any:
-    """Return the tree with this form and these leaves."""
-    leaves = list(leaves)
-    if form is None:
-        return leaves[0]
-    kind, keys, parts = form
-    children = []
-    for count, own in parts:
-        children.append(_unflatten(leaves[:count], own))
-        leaves = leaves[count:]
-    if keys is not None:
-        return kind(zip(keys, children, strict=True))
-    return kind(*children) if hasattr(kind, "_fields") else kind(children)
-
-
+# Classes that were registered as containers, in outputs of networks: core/nesting.py. Replacement: none was.
 try:
     from torch.utils._pytree import tree_flatten, tree_unflatten
-except ImportError:  # the replacement does not know classes that were registered as containers
-    tree_flatten, tree_unflatten = _flatten, _unflatten
+except ImportError:
+
+    def tree_flatten(tree: Any, is_leaf: Any = None) -> tuple[list[Any], Any]:  # noqa: ARG001
+        return [tree], None
+
+    def tree_unflatten(leaves: Any, treespec: Any) -> Any:  # noqa: ARG001
+        return leaves[0]
 
 
 # Convolutions with packed weights: inference/packed.py

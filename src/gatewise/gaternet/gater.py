@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation
 from gatewise.core.layer_types import CONVOLUTIONS, NORMS
+from gatewise.core.merging import run_twice
 from gatewise.core.registry import Registry
 
 Features = Callable[[int], tuple[nn.Module, int]]  # image channels -> features (N, C, *S) -> (N, F), and F
@@ -38,7 +39,8 @@ class Gater(nn.Module):
         self.head = decision_head(width, gates, bottleneck=bottleneck, head_norm=head_norm, gate_bias=gate_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        alone = self.training and len(x) == 1
+        return _decided(self.head, run_twice(self.features, x) if alone else self.features(x))
 
 
 def register_gater(name: str) -> Callable[[Features], Features]:
@@ -95,6 +97,19 @@ def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool | 
     nn.init.zeros_(layers["fc1"].bias)  # type: ignore[arg-type]  # pyright: ignore
     nn.init.constant_(layers["fc2"].bias, gate_bias)  # type: ignore[arg-type]  # pyright: ignore
     return nn.Sequential(layers)
+
+
+def _decided(head: Any, features: Tensor) -> Tensor:
+    """Return the logits of a head: (N, F) -> (N, gates).
+
+    A batch norm rejects a single image in training, whose variance is 0; it then uses its running statistics.
+    """
+    norm: Any = getattr(head, "norm", None)
+    if not (isinstance(norm, nn.BatchNorm1d) and norm.training and len(features) == 1):
+        return head(features)
+    statistics = norm.running_mean, norm.running_var
+    hidden = nn.functional.batch_norm(head.fc1(features), *statistics, norm.weight, norm.bias, eps=norm.eps)
+    return head.fc2(head.act(hidden))
 
 
 def make_gater(
@@ -170,7 +185,7 @@ class LocalDecider(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first: Any = self.head.fc1
         _validation.check_unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
-        return self.head(self.pool(x))
+        return _decided(self.head, self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the mean over positions: (N, C, *S), or (N, *S, C) -> (N, C)."""

@@ -46,7 +46,7 @@ def set_routes(net: GaterNet, patterns: Tensor) -> None:
     if not bool((opened | (patterns.to(own.device) == 0)).all()):
         raise errors.InvalidValueError("patterns must be 1 where a gate is open and 0 where it is closed.")
     own.copy_(opened)
-    net.selection.norms.follow(net.backbone)
+    net.norms_follow_backbone()
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Hooks that apply the gates to the backbone during a forward of its GaterNet, and do nothing otherwise."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -16,27 +17,45 @@ from gatewise.gates.kernels.channels import scale_channels
 from gatewise.graph import change_map, remove_changes
 
 
+class _OfForward(threading.local):
+    """What a forward gives to the hooks, separately in each thread; outside a forward it is empty.
+
+    Attributes:
+        factors: factors of the map at each gated site, (N, channels), by index of the site.
+        decide: for local gating, (index of the site, input of its convolution) -> factors.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gates at the end of a forward."""
+        self.factors: dict[int, Tensor | None] = {}
+        self.decide: Callable[[int, Tensor], Tensor | None] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _OfForward, ()
+
+
 @dataclass(eq=False)
 class GateContext:
-    """The state that the hooks in the backbone read; outside a forward there are no factors and no `decide`.
+    """The state that the hooks in the backbone read.
 
     Attributes:
         sites: the gated layers; a hook has the index of its site.
-        factors: factors of the map at each gated site, (N, channels), by index of the site.
         gated: whether the network has run with gates and gradients.
-        decide: for local gating, (index of the site, input of its convolution) -> factors.
         hooks: the hooks in the backbone.
+        current: the gates of the forward that this thread runs.
     """
 
     sites: tuple[Site, ...]
-    factors: dict[int, Tensor | None] = field(default_factory=dict[int, Tensor | None])
     gated: bool = False
-    decide: Callable[[int, Tensor], Tensor | None] | None = None
     hooks: list["_Hook"] = field(default_factory=list["_Hook"])
+    current: _OfForward = field(default_factory=_OfForward)
 
     def set_gates(self, gates: Tensor) -> None:
         """Multiply the maps of the next forward of the backbone by these gates, (N, gates)."""
-        self.factors = {number: site.spread(site.own(gates)) for number, site in enumerate(self.sites)}
+        self.current.factors = {number: site.spread(site.own(gates)) for number, site in enumerate(self.sites)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +66,9 @@ class _DecideLocally:
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        if self.gate_context.decide is not None:
-            self.gate_context.factors[self.number] = self.gate_context.decide(self.number, x)
+        current = self.gate_context.current
+        if current.decide is not None:
+            current.factors[self.number] = current.decide(self.number, x)
         return x
 
 
@@ -60,7 +80,7 @@ class _ApplyGates:
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        factors = self.gate_context.factors.get(self.number)
+        factors = self.gate_context.current.factors.get(self.number)
         if factors is None:
             if self.gate_context.gated:
                 check_gates_not_recomputed()

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import is_replica
 from gatewise.core.loaders import Loader, batches_of
 from gatewise.core.merging import halves
 from gatewise.core.reasons import as_data_error
@@ -232,6 +233,12 @@ class GaterNet(nn.Module):
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` replace those of the gater."""
         _validation.check_not_symbolic("GaterNet", x)
+        if self.training and is_replica(self):
+            raise errors.InvalidTypeError(
+                "nn.DataParallel cannot train a GaterNet: the terms of the loss that its replicas compute, such as the "
+                "budget's, would be lost. Use DistributedDataParallel (torchrun), or one device "
+                "(CUDA_VISIBLE_DEVICES=0)."
+            )
         keep_attached(self.backbone, self.gate_context)
         if torch.is_grad_enabled():
             self.gate_context.gated = True
@@ -249,7 +256,7 @@ class GaterNet(nn.Module):
                 )
             return output, gates
         finally:
-            self.gate_context.factors, self.gate_context.decide = {}, None
+            self.gate_context.current.clear()
 
     def _decide_and_run(self, x: Tensor) -> tuple[Output, Tensor]:
         if self.is_local:
@@ -281,7 +288,7 @@ class GaterNet(nn.Module):
 
         The running statistics of norms that it shares with the gated network stay those of the gated network.
         """
-        self.gate_context.factors, self.gate_context.decide = {}, None
+        self.gate_context.current.clear()
         kept = {} if self.all_open or self.selection is not None else dict(self.backbone.named_buffers())
         copies = {name: buffer.clone() for name, buffer in kept.items()}
         self.gate_context.gated = self.gate_context.gated and not self.all_open
@@ -319,7 +326,7 @@ class GaterNet(nn.Module):
         _validation.check_integer_at_least(0, route=route)
         _validation.check_number_between(0, len(selection.patterns) - 1, route=route)
         single: Any = full_copy(self)
-        single.gater, single.gater_macs = OneRoute(), 0
+        single.gater, single.gater_macs, single._due = OneRoute(), 0, None
         single.selection.keep(route)
         single.selection.norms.write(0, single.backbone)
         return single
@@ -348,7 +355,15 @@ class GaterNet(nn.Module):
         features, importance = (torch.cat(parts) for parts in zip(*found, strict=True))
         assigned = clusters(features, len(selection.patterns))
         selection.open_most_important(self.sites, importance_by_cluster(importance, assigned, len(selection.patterns)))
-        selection.norms.follow(self.backbone)
+        self.norms_follow_backbone()
+
+    def norms_follow_backbone(self) -> None:
+        """Give the norms of all routes the parameters and statistics of the backbone's own norms, if there are routes.
+
+        Call it after new weights were put into `backbone`.
+        """
+        if self.selection is not None:
+            self.selection.norms.follow(self.backbone)
 
     def _features_and_importance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of the dense network, (N, F), and how much each gate changes them, (N, gates)."""
@@ -359,7 +374,7 @@ class GaterNet(nn.Module):
                 output = main_output(self.backbone(x))
                 return output.detach().flatten(1), sensitivity(output, gates)
         finally:
-            self.gate_context.factors = {}
+            self.gate_context.current.clear()
 
     def _selection(self, method: str) -> Routes:
         if self.selection is None:
@@ -376,7 +391,7 @@ class GaterNet(nn.Module):
                 gates[number] = ESTIMATORS[self.estimator](logits[number], self.training)
             return self.sites[number].spread(gates[number])
 
-        self.gate_context.decide = decide
+        self.gate_context.current.decide = decide
         output = self.backbone(x)
         order = range(len(self.sites))
         decided = torch.cat([gates[number] for number in order], 1)
@@ -474,11 +489,8 @@ class GaterNet(nn.Module):
         return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_due": None,
-            "_companion_outputs": None,
-        }  # parts of an autograd graph, which cannot be copied
+        graph = {"_due": None, "_companion_outputs": None}  # parts of an autograd graph, which cannot be copied
+        return {**super().__getstate__(), **graph}  # without the compiled call, which would run this network
 
     def extra_repr(self) -> str:
         return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.core._torch_compat import tensors_by_name
+
 
 def has_statistics(layer: nn.Module) -> bool:
     """Return whether a layer normalises by running statistics.
@@ -37,7 +39,7 @@ class RouteNorms(nn.Module):
 
     def __init__(self, backbone: nn.Module, routes: int) -> None:
         super().__init__()
-        self.paths = [path for path, layer in backbone.named_modules() if has_statistics(layer)]
+        self.paths: list[str] = [path for path, layer in backbone.named_modules() if has_statistics(layer)]
         self.of_routes = nn.ModuleList(self._copies(backbone) for _ in range(routes))
 
     def _copies(self, backbone: nn.Module) -> nn.ModuleList:
@@ -48,7 +50,7 @@ class RouteNorms(nn.Module):
         found: dict[str, Tensor] = {}
         of_route: Any = self.of_routes[route]
         for path, norm in zip(self.paths, of_route, strict=True):
-            found |= {f"{path}.{name}": tensor for name, tensor in (*norm.named_parameters(), *norm.named_buffers())}
+            found |= {f"{path}.{name}": tensor for name, tensor in tensors_by_name(norm).items()}
         return found
 
     @torch.no_grad()

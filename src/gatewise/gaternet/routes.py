@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gatewise import errors
-from gatewise.core.merging import halves, merged
+from gatewise.core.merging import merged, run_twice
+from gatewise.core.turns import Turns
 from gatewise.core.types import Output
 from gatewise.gaternet.hooks import GateContext
 from gatewise.gaternet.route_norms import RouteNorms
@@ -19,6 +21,10 @@ from gatewise.gates.functional import at_least_float32, straight_through
 _BALANCE = 0.1  # weight of the balance term; at 0.01, as in the Switch Transformer, a route was left without images
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
 _FEWEST_UNITS = 4  # per layer, so that a budget can be met
+ROWS_WITH_ROUTES = (
+    "The images of each route run together: return a row for each image, and compute losses outside the network, or "
+    "use one route, net.of_route(0)."
+)
 
 
 def open_counts(sites: Sequence[Site], budget: float) -> list[int]:
@@ -89,6 +95,7 @@ class Routes(nn.Module):
         self.register_buffer("patterns", torch.zeros(count, gates, dtype=torch.bool, device=anchor.device))
         self.open_most_important(sites, torch.rand(count, gates))
         self.norms = RouteNorms(backbone, count)
+        self._turns = Turns()  # a forward puts the norms of its route into the backbone, which all threads share
 
     def open_most_important(self, sites: Sequence[Site], importance: Tensor) -> None:
         """Open the most important gates of each site, as many as its count; `importance` is that for each route."""
@@ -162,14 +169,16 @@ class Routes(nn.Module):
             self._run_route(backbone, context, x[own], number, gates[own])
             for number, own in zip(used, rows, strict=True)
         ]
-        return merged(outputs, [own.cpu().numpy() for own in rows])
+        return merged(outputs, [own.cpu().numpy() for own in rows], ROWS_WITH_ROUTES)
 
     def _run_route(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
-        """Run the images of a route; a single one twice in training, since batch norms reject one value per channel."""
-        if self.training and len(x) == 1:
-            return halves(self._run_group(backbone, context, torch.cat([x, x]), route, torch.cat([gates, gates])))[0]
+        """Run the images of a route; a single one twice where batch norms compute statistics."""
+        collects = self.training or any(backbone.get_submodule(path).training for path in self.norms.paths)
+        if collects and len(x) == 1:
+            return run_twice(lambda *both: self._run_group(backbone, context, both[0], route, both[1]), x, gates)
         return self._run_group(backbone, context, x, route, gates)
 
     def _run_group(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         context.set_gates(gates)
-        return functional_call(backbone, self.norms.tensors(route), (x,))
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else self._turns:
+            return functional_call(backbone, self.norms.tensors(route), (x,))

@@ -1,6 +1,7 @@
 """Global context block (GC): add one context vector per image, pooled by attention, to every position."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,9 @@ class GlobalContext(ChannelScaling):
 
     @property
     def channels(self) -> int:
-        return next(self.parameters()).shape[1]  # the first layer of every form takes all channels as input
+        transform: Any = self.channel_add_conv or self.channel_mul_conv
+        first: Any = self.conv_mask or transform[0]
+        return first.weight.shape[1]  # the first layer of every form takes all channels as input
 
     @property
     def identity_at_init(self) -> bool:

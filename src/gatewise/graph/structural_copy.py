@@ -13,9 +13,8 @@ import functools
 import random
 import sys
 import weakref
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Iterable, Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -28,10 +27,8 @@ from gatewise.core._torch_compat import COMPILED_CALL, compiled_network, uncompi
 
 _SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
-_MADE_BY_THEMSELVES = (set, frozenset, OrderedDict, defaultdict, deque, Counter)  # their reduction calls the class
 Network = TypeVar("Network", bound=nn.Module)
 _OWN_WAY = ("__deepcopy__", "__setstate__", "__del__")
-_CALLING = (nn.Module, FunctionType, MethodType, functools.partial)  # in a closure: may lead to the network
 
 
 def structural_copy(model: Network) -> Network:
@@ -50,7 +47,9 @@ def structural_copy(model: Network) -> Network:
 
 
 def full_copy(model: Network) -> Network:
-    """Return a copy of a network with its own parameters: a deepcopy, or a structural copy where that fails.
+    """Return a structural copy of a network with its own parameters.
+
+    A deepcopy would fail for many networks, and keeps functions whose variables hold the network itself.
 
     >>> from torch.nn.utils import prune
     >>> layer = prune.identity(nn.Linear(3, 2), "weight")  # its weight is the result of a product
@@ -58,15 +57,7 @@ def full_copy(model: Network) -> Network:
     >>> twin.weight_orig is layer.weight_orig, torch.equal(twin.weight_orig, layer.weight_orig)
     (False, True)
     """
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # of any class in the network
-        copied = structural_copy(model)
-    made: dict[int, Any] = {}
-    for module in copied.modules():
-        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            setattr(module, name, copy.deepcopy(parameter, made))
-    return copied
+    return _Copier(own_parameters=True).copy(model)
 
 
 @contextlib.contextmanager
@@ -102,8 +93,10 @@ def rehearsal(model: Network) -> Iterator[Network]:
 class _Copier:
     """Copies of values, each made once; the originals are kept, since they are known by their identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_parameters: bool = False) -> None:
+        self._own_parameters = own_parameters
         self._copies: dict[int, tuple[Any, Any]] = {}
+        self._globals: dict[int, dict[str, Any]] = {}  # variables of files, by the identity of the original ones
 
     def copy(self, value: Any) -> Any:
         """Return the copy of a value, or the value itself if it is immutable or cannot be copied."""
@@ -121,7 +114,7 @@ class _Copier:
     def _new(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, Tensor | torch.jit.ScriptModule):
-            return _tensor_or_script(value)
+            return copy.deepcopy(value) if self._owns(value) else _tensor_or_script(value)
         if isinstance(value, nn.Module):
             return self._module(value)
         if kind is FunctionType:
@@ -140,23 +133,38 @@ class _Copier:
             return weakref.ref(self.copy(value())) if id(value()) in self._copies else value
         return self._object(value)
 
+    def _owns(self, value: Any) -> bool:
+        return self._own_parameters and isinstance(value, nn.Parameter) and not is_lazy(value)
+
     def _function(self, function: Any) -> Any:
-        """Return a function whose closure calls the copies."""
-        self._remember(function, function)  # it may call itself
-        cells = function.__closure__ or ()
-        held = [_contents(cell) for cell in cells]
-        copies = [self.copy(value) if isinstance(value, _CALLING) else value for value in held]
-        if all(new is old for new, old in zip(copies, held, strict=True)):
+        """Return a function with the copies of all that leads to a module: in its closure, defaults and globals."""
+        if not leads_to_module(function):
             return function
-        closure = tuple(
-            cell if new is old else CellType(new) for cell, new, old in zip(cells, copies, held, strict=True)
+        cells = function.__closure__ or ()
+        closure = tuple(CellType() if leads_to_module(_contents(cell)) else cell for cell in cells)
+        copied = FunctionType(
+            function.__code__, self._globals_of(function), function.__name__, function.__defaults__, closure
         )
-        code, name, defaults = function.__code__, function.__name__, function.__defaults__
-        copied = FunctionType(code, function.__globals__, name, defaults, closure)
-        copied.__kwdefaults__ = function.__kwdefaults__
-        vars(copied).update(vars(function))
-        self._remember(function, copied)
+        self._remember(function, copied)  # before its variables are copied, since it may call itself
+        for new, old in zip(closure, cells, strict=True):
+            if new is not old:
+                new.cell_contents = self.copy(_contents(old))
+        copied.__defaults__ = self._led(function.__defaults__)
+        copied.__kwdefaults__ = self._led(function.__kwdefaults__)
+        vars(copied).update({name: self._led(attribute) for name, attribute in vars(function).items()})
+        for name in _globals_leading_to_module(function):
+            copied.__globals__[name] = self.copy(function.__globals__[name])
         return copied
+
+    def _led(self, value: Any) -> Any:
+        return self.copy(value) if leads_to_module(value) else value
+
+    def _globals_of(self, function: Any) -> dict[str, Any]:
+        """Return the globals of a function, or one copy of them if some lead to a module."""
+        found = function.__globals__
+        if not _globals_leading_to_module(function):
+            return found
+        return self._globals.setdefault(id(found), dict(found))
 
     def _module(self, module: nn.Module) -> nn.Module:
         copied = object.__new__(type(module))
@@ -204,7 +212,7 @@ def _parts_of(value: Any) -> tuple[Callable[..., Any], Any, Any, Any, Any] | Non
         parts: Any = (*value.__reduce_ex__(4), None, None, None)[:5]
     except Exception:  # a lock, a file, a generator
         return None
-    known = parts[0] in (copyreg.__newobj__, *_MADE_BY_THEMSELVES)  # pyright: ignore[reportAttributeAccessIssue]
+    known = parts[0] in (copyreg.__newobj__, kind)  # pyright: ignore[reportAttributeAccessIssue]
     return parts if known else None
 
 
@@ -216,9 +224,73 @@ def _tensor_or_script(value: Any) -> Any:
         if is_lazy(value):  # a forward would give it values
             kind: Any = type(value)
             return kind(device=value.device, dtype=value.dtype)
-        return value if isinstance(value, nn.Parameter) else value.detach().clone()
+        if isinstance(value, nn.Parameter):
+            return value
+        return value.detach().clone().requires_grad_(value.is_leaf and value.requires_grad)
     except Exception:  # it has no values
         return value
+
+
+def leads_to_module(value: Any) -> bool:
+    """Return whether a value is a module or a parameter, or has one in a closure, an attribute or an item.
+
+    >>> layer = nn.ReLU()
+    >>> leads_to_module(lambda x: layer(x)), leads_to_module([layer.forward]), leads_to_module(lambda x: x)
+    (True, True, False)
+    """
+    seen: dict[int, Any] = {}  # the values themselves, since identities of those that are gone are used again
+    left = [value]
+    while left:
+        found = left.pop()
+        if isinstance(found, nn.Module | nn.Parameter):
+            return True
+        if id(found) not in seen:
+            seen[id(found)] = found
+            left += _held_by(found)
+    return False
+
+
+def _held_by(value: Any) -> Iterable[Any]:
+    """Return what a function, a method or an object refers to; nothing for what a copy shares."""
+    kind = type(value)
+    if kind in _IMMUTABLE or isinstance(value, (*_SHARED, Tensor)):
+        return ()
+    if kind is FunctionType:
+        closed = [_contents(cell) for cell in value.__closure__ or ()]
+        named = [value.__globals__[name] for name in _own_globals(value)]
+        return [*closed, value.__defaults__, value.__kwdefaults__, vars(value), *named]
+    if kind is MethodType:
+        return (value.__self__,)
+    if kind is functools.partial:
+        return (value.func, value.args, value.keywords)
+    if kind is weakref.ref:
+        return (value(),)
+    if kind is tuple:
+        return value
+    parts = _parts_of(value)
+    return () if parts is None else [*parts[1], parts[2], *(parts[3] or ()), *(item for _, item in parts[4] or ())]
+
+
+def _own_globals(function: Any) -> list[str]:
+    """Return the globals that a function names: networks, containers, and functions of the same file."""
+    variables = function.__globals__
+    found = {name: variables[name] for name in _names(function.__code__) if name in variables}
+    return [
+        name
+        for name, value in found.items()
+        if isinstance(value, (nn.Module, MethodType, functools.partial, list, tuple, dict))
+        or (type(value) is FunctionType and value.__globals__ is variables)
+    ]
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return the names in a function and in those that it defines."""
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _globals_leading_to_module(function: Any) -> list[str]:
+    return [name for name in _own_globals(function) if leads_to_module(function.__globals__[name])]
 
 
 def _contents(cell: CellType) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core.loaders import batches_of
 from gatewise.core.schema import convert
+from gatewise.core.seeding import seeded
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
@@ -115,6 +116,7 @@ class Compaction:
         return "\n".join(lines)
 
 
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.1}  # TF32 included
 _REASONS = 5  # number of reasons in the text; `sites` has all of them
 _NAMES = {GateState.OPEN: "gates always open", GateState.CLOSED: "always closed", GateState.DECIDED: "still decided"}
 
@@ -130,7 +132,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     Args:
         net: the trained network; it is not changed, and runs in eval mode.
         loader: batches of images (N, C, H, W), tuples that start with images, or dicts with images. Gates that are
-            constant over these images are treated as constant. It is read twice.
+            constant over these images are treated as constant. It is read several times.
         check: batches of other images, to count those with other values of the constant gates.
 
     Returns:
@@ -138,7 +140,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
 
     Raises:
         TypeError: if `net` is not a GaterNet, or `loader` can be read only once.
-        ValueError: if `loader` has no images.
+        ValueError: if `loader` has no images, or the compacted network does not compute what `net` computes.
 
     >>> _ = torch.manual_seed(0)
     >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -164,6 +166,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     constant = {0: GateState.CLOSED, images: GateState.OPEN}
     states = [constant.get(int(count), GateState.DECIDED) for count in opened]
     small, dependencies = restructure(net, states)
+    _check_same(net, small, states, next(_images(batches, device)))
     checked, disagreeing = _disagreeing(net, check, states, device)
     small.compaction = Compaction(  # type: ignore[assignment]  # pyright: ignore
         states="".join(states),
@@ -237,6 +240,23 @@ def _disagreeing(
             disagreeing += int(((gates != expected) & constant).any(1).sum())
             checked += len(x)
     return checked, disagreeing
+
+
+def _check_same(net: GaterNet, small: nn.Module, states: Sequence[GateState], x: Tensor) -> None:
+    """Raise unless both networks compute the same, except for rounding, from these images and the gates of `net`."""
+    decided = torch.tensor([state == GateState.DECIDED for state in states], device=x.device)
+    with evaluation_mode(net), evaluation_mode(small), torch.no_grad():
+        with seeded(0):
+            expected, gates = net.forward_with_gates(x)
+        with seeded(0):
+            found = small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
+    difference = largest_difference(found, expected)
+    if not difference <= _ROUNDING.get(next(net.parameters()).dtype, _ROUNDING[torch.float16]):
+        raise errors.InvalidValueError(
+            f"the compacted {type(net.backbone).__name__} differs by {difference:.1e} from the network. Does its "
+            f"forward draw random numbers, or call a network that is none of its modules? Define such calls in its "
+            f"class."
+        )
 
 
 def _difference(net: GaterNet, small: nn.Module, batches: Iterable[Any], device: torch.device) -> float:

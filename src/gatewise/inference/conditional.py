@@ -56,12 +56,12 @@ class ConditionalNet(nn.Module):
                 chosen = self.active_filters.chosen[number] = _open_for_some(site, site.own(gates))
                 own = own.index_select(1, chosen.channels)
             factors[number] = own
-        self.net.gate_context.factors = factors
+        self.net.gate_context.current.factors = factors
         try:
             return self.net.backbone(x), gates
         finally:
             self.active_filters.close()
-            self.net.gate_context.factors = {}
+            self.net.gate_context.current.clear()
 
 
 class _UncachedFilters(ActiveFilters):

@@ -13,6 +13,7 @@ from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.network import ESTIMATORS
+from gatewise.gaternet.routes import ROWS_WITH_ROUTES
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.surgery import folded
@@ -111,7 +112,7 @@ class RoutedNet(nn.Module):
             return self.networks[used[0] if used else 0](x), gates
         rows = [(route == number).nonzero().flatten() for number in used]
         outputs: list[Any] = [self.networks[number](x[own]) for number, own in zip(used, rows, strict=True)]
-        return merged(outputs, [own.cpu().numpy() for own in rows]), gates
+        return merged(outputs, [own.cpu().numpy() for own in rows], ROWS_WITH_ROUTES), gates
 
     def state_dict(self, *_: Any, **__: Any) -> Any:
         """Raise ValueError: the weights are sliced copies. Save the GaterNet instead."""

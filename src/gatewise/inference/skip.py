@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core._torch_compat import has_memory
+from gatewise.core._torch_compat import has_memory, is_replica
 from gatewise.core.merging import merged
+from gatewise.core.turns import Turns
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
@@ -35,7 +36,7 @@ _NOT_TRACED = (
 class SkippingNet(nn.Module):
     """A GaterNet for inference: (N, C, H, W) -> output of `net.eval()`, without computing closed filters.
 
-    Use `skip_closed_filters` to make one; it copies the weights of the net. Not thread-safe.
+    Use `skip_closed_filters` to make one; it copies the weights of the net. Threads that call it take turns.
 
     Attributes:
         mode: "mask", "skip", "bucket" or "auto".
@@ -59,6 +60,7 @@ class SkippingNet(nn.Module):
         self.work = Work.of(net, dependencies)
         self.last_parts: list[SubBatch] = []
         self._where = self._anchor()
+        self._turns = Turns()
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
         return self.forward_with_gates(x, gates)[0]
@@ -80,6 +82,15 @@ class SkippingNet(nn.Module):
             )
         if self.mode == "mask":
             return self.net.forward_with_gates(x, gates)
+        if is_replica(self):
+            raise errors.InvalidTypeError(
+                "nn.DataParallel cannot run a skipping net, whose layers select weights on one device. Make one on "
+                "each device with skip_closed_filters, or run the GaterNet in nn.DataParallel."
+            )
+        with self._turns:
+            return self._skip(x, gates)
+
+    def _skip(self, x: Tensor, gates: Tensor | None) -> tuple[Output, Tensor]:
         self._follow_weights()
         if gates is None and self.net.is_local and len(x):
             plain = self._way_of_local(x) == "mask"
@@ -158,12 +169,12 @@ class SkippingNet(nn.Module):
         for number, site in enumerate(self.net.sites):
             union = part.union[site.first : site.first + site.gates]
             factors[number] = self._open(number, gates, union, narrow=bool(self.work.narrows[number]), alike=part.alike)
-        self.net.gate_context.factors = factors
+        self.net.gate_context.current.factors = factors
         try:
             return self.net.backbone(x)
         finally:
             self.active_filters.close()
-            self.net.gate_context.factors = {}
+            self.net.gate_context.current.clear()
 
     def _open(self, number: int, gates: Tensor, union: np.ndarray, *, narrow: bool, alike: bool) -> Tensor | None:
         """Activate the filters of a site that some image opens, and return the factors of its map, or None.
@@ -208,12 +219,12 @@ class SkippingNet(nn.Module):
             union = own.bool().any(0).cpu().numpy()
             return self._open(number, gates, union, narrow=bool(self.work.narrows[number]), alike=len(x) == 1)
 
-        gate_context.decide = decide
+        gate_context.current.decide = decide
         try:
             output = net.backbone(x)
         finally:
             self.active_filters.close()
-            gate_context.factors, gate_context.decide = {}, None
+            gate_context.current.clear()
         return output, gates
 
     def _anchor(self) -> tuple[torch.device, torch.dtype]:

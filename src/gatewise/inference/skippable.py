@@ -59,5 +59,5 @@ def _run_open(
         factors[number] = (
             active_filters.open(number, site, own, union, alike=True) if dependency.possible else site.spread(own)
         )
-    copied.gate_context.factors = factors
+    copied.gate_context.current.factors = factors
     return copied.backbone(x)

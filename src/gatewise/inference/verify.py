@@ -1,5 +1,6 @@
 """Verify by comparing outputs that filters can be removed without changing the network."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatewise.core.reasons import reason_of
-from gatewise.core.types import tensors_of
+from gatewise.core.types import main_output, tensors_of
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Graph, find_channel_dependencies, followed_by_norm
 from gatewise.graph.structural_copy import full_copy
@@ -105,8 +106,26 @@ def drop_unsafe(trial: Trial, dependencies: list[ChannelDependency]) -> list[Cha
 def largest_difference(actual: Any, expected: Any) -> float:
     """Return the largest max |a - b| / max |b| over the tensors of two outputs of equal structure.
 
+    Values that are not finite must be equal; otherwise the difference is infinite.
+
+    Raises:
+        InvalidTypeError: an output has no tensor.
+
     >>> largest_difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0]))
     0.2...
     """
+    main_output(expected)
     pairs = zip(tensors_of(actual), tensors_of(expected), strict=True)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
+    return max(_relative_difference(a, b) for a, b in pairs)
+
+
+def _relative_difference(a: Tensor, b: Tensor) -> float:
+    kind = torch.promote_types(b.dtype, torch.float32)
+    a, b = a.to(kind), b.to(kind)
+    if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+        return math.inf
+    finite = b.isfinite()
+    if not torch.equal(a[~finite].nan_to_num(nan=0.5), b[~finite].nan_to_num(nan=0.5)):
+        return math.inf
+    a, b = a[finite], b[finite]
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) if len(b) else 0.0

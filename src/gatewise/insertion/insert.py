@@ -342,6 +342,23 @@ def without_gates(model: nn.Module) -> nn.Module:
     return model
 
 
+def inserted_gates(model: nn.Module) -> list[nn.Module]:
+    """Return the gates that `insert_gates` has put into a network, without those of its own class.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> inserted_gates(net) == [net[0].gct]
+    True
+    """
+    return [
+        getattr(layer, change.gate)
+        for layer in model.modules()
+        for side in ("input", "output")
+        for change in changes_on(layer, side)
+        if isinstance(change, CallGate)
+    ]
+
+
 def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     """Return for every gate inserted by `insert_gates` its layer, the side ("input" or "output") and its own path.
 

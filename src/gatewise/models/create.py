@@ -7,8 +7,9 @@ from torch import nn
 from gatewise import errors
 from gatewise.core.seeding import seeded
 from gatewise.gaternet import GaterNet
+from gatewise.gates.registry import gate_spec
 from gatewise.gates.spec import ModelSpec
-from gatewise.insertion.insert import gates_in, insert_all
+from gatewise.insertion.insert import insert_all, inserted_gates
 from gatewise.models.build import build_backbone
 
 
@@ -61,16 +62,19 @@ def make_model(
 
 
 def with_gates(network: nn.Module, spec: ModelSpec, image_size: tuple[int, int] | None = None) -> nn.Module:
-    """Return a plain network with the gates of a spec; it is changed, and one that has gates is returned as it is.
+    """Return a network with the gates of a spec; it is changed, unless it has them already.
 
     Args:
-        network: the network.
+        network: the network. Gates of its class, or inserted ones of other kinds, are part of the plain network.
         spec: a specification with gates; its name and options are ignored.
         image_size: (height, width) for which a gater counts MACs.
     """
-    if isinstance(network, GaterNet) or gates_in(network):
+    if isinstance(network, GaterNet):
         return network
-    insert_all(network, tuple(choice for choice in spec.gates if not choice.is_gater))
+    choices = tuple(choice for choice in spec.gates if not choice.is_gater)
+    present = inserted_gates(network)
+    if not all(any(isinstance(gate, gate_spec(choice.name).gate) for gate in present) for choice in choices):
+        insert_all(network, choices)
     return _with_gater(network, spec, image_size)
 
 

@@ -110,6 +110,8 @@ def _load(model: nn.Module, source: str | None, unrouted: GaterNet | None) -> tu
     plain = plain_network(model)
     if isinstance(plain, Segmenter) and not has_segmentation_head(source):
         transfer = load_backbone(plain, source)
+        if isinstance(model, GaterNet):
+            model.norms_follow_backbone()
         return dict(transfer.config), transfer
     return dict(load_weights(model, source).config), None
 

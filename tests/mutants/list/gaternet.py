@@ -37,6 +37,9 @@ CHANGES = {
         "make_gater": {
             "light gater wider than allowed": replace("LIGHT_SHARE", "4 * LIGHT_SHARE"),
         },
+        "_decided": {
+            "a head cannot take one training image": replace("len(features) == 1", "False"),
+        },
         "LocalDecider.forward": {
             "a pruned map reaches a local decider": remove(
                 "_validation.check_unchanged_width('local gates', first.in_features, x.shape[self.channel_axis])"
@@ -67,7 +70,14 @@ CHANGES = {
             ),
         },
         "Routes._run_route": {
-            "a route of one image is one value per channel": replace("self.training and len(x) == 1", "False"),
+            "a route of one image is one value per channel": replace("collects and len(x) == 1", "False"),
+            "statistics of a route need two images": replace(
+                "self.training or any(backbone.get_submodule(path).training for path in self.norms.paths)",
+                "self.training",
+            ),
+        },
+        "Routes._run_group": {
+            "threads share the norms of a route": replace("self._turns", "contextlib.nullcontext()"),
         },
         "Routes.choose": {
             "routes are sampled in evaluation": replace("not training or logits.shape[1] == 1", "logits.shape[1] == 1"),
@@ -79,6 +89,9 @@ CHANGES = {
     "gaternet/hooks.py": {
         "GateContext": {
             "a backbone without gates reports missing gates": replace("gated: bool = False", "gated: bool = True"),
+        },
+        "_OfForward": {
+            "threads share gates": replace("threading.local", "object"),
         },
         "_ApplyGates.__call__": {
             "a pruned map is multiplied by all gates": remove(
@@ -95,9 +108,14 @@ CHANGES = {
             "a site without its layer is not reported": replace("layer is not None", "True"),
         },
     },
+    "gaternet/recalibration.py": {
+        "_without_single_images": {
+            "statistics are computed from single images": replace("len(joined) == 1", "False"),
+        },
+    },
     "gaternet/given_routes.py": {
         "set_routes": {
-            "given routes keep the norms of others": remove("net.selection.norms.follow(net.backbone)"),
+            "given routes keep the norms of others": remove("net.norms_follow_backbone()"),
         },
         "routes_from_gates": {
             "a route opens what any image of a cluster opens": replace(
@@ -116,8 +134,9 @@ CHANGES = {
             ),
         },
         "GaterNet.forward_with_gates": {
-            "gates remain after a forward": replace(
-                "self.gate_context.factors, self.gate_context.decide = ({}, None)", "pass"
+            "gates remain after a forward": replace("self.gate_context.current.clear()", "None"),
+            "replicas of nn.DataParallel lose the loss of the budget": replace(
+                "self.training and is_replica(self)", "False"
             ),
             "a proxy of torch.fx reaches a gater": remove("_validation.check_not_symbolic('GaterNet', x)"),
             "an evaluation hides missing gates": replace(
@@ -131,7 +150,7 @@ CHANGES = {
             ),
         },
         "GaterNet.draw_routes": {
-            "drawn routes keep their old norms": remove("selection.norms.follow(self.backbone)"),
+            "drawn routes keep their old norms": remove("self.norms_follow_backbone()"),
         },
         "GaterNet.decide": {
             "noise in evaluation": replace("self.training", "True", nth=2),
@@ -148,9 +167,8 @@ CHANGES = {
             "gater's own work forgotten": replace("self.dense_macs + self.gater_macs", "self.dense_macs"),
         },
         "GaterNet.__getstate__": {
-            "a copy keeps part of a graph": replace(
-                "{**self.__dict__, '_due': None, '_companion_outputs': None}", "self.__dict__"
-            ),
+            "a copy keeps part of a graph": replace("{**super().__getstate__(), **graph}", "super().__getstate__()"),
+            "a copy of a compiled net runs the net itself": replace("super().__getstate__()", "self.__dict__"),
         },
         "_local_deciders": {
             "local decisions from the site instead of its convolution": replace(

@@ -90,6 +90,9 @@ CHANGES = {
         "_with_context": {
             "gc: writes into its input": replace("x = x + add(context).to(x.dtype)", "x += add(context).to(x.dtype)"),
         },
+        "GlobalContext.channels": {
+            "gc: a replica has no width": replace("first.weight.shape[1]", "next(self.parameters()).shape[1]"),
+        },
         "GlobalContext.__init__": {
             "gc: one plane, so the block is blind": remove("width = width if width >= 2 else 4"),
             "gc: average pooling is dead": replace("pooling == 'attention'", "True"),

@@ -31,6 +31,9 @@ CHANGES = {
             "loads nothing in silence": remove("if not fitting: ..."),
             "missing tensors accepted": replace("reading.missing if strict else []", "[]"),
         },
+        "_fill_routes": {
+            "routes keep the norms of other weights": replace("model.norms_follow_backbone()", "None"),
+        },
         "_Reading.is_complete": {
             "a file that lacks tensors is complete": replace("not self.missing", "True"),
             "unread gates of a detector are new": replace(

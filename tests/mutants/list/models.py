@@ -196,9 +196,10 @@ CHANGES = {
     },
     "models/create.py": {
         "with_gates": {
-            "gates of a run not inserted": remove(
-                "insert_all(network, tuple(choice for choice in spec.gates if not choice.is_gater))"
-            )
+            "gates of a run not inserted": remove("insert_all(network, choices)"),
+            "gates of the network count as those of a run": replace(
+                "isinstance(gate, gate_spec(choice.name).gate)", "True"
+            ),
         },
     },
 }

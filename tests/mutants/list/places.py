@@ -98,10 +98,18 @@ CHANGES = {
         },
     },
     "graph/structural_copy.py": {
-        "": {
-            "check leaves its hooks": replace(
-                "(set, frozenset, OrderedDict, defaultdict, deque, Counter)",
-                "(set, frozenset, defaultdict, deque, Counter)",
+        "_parts_of": {
+            "check leaves its hooks": replace("(copyreg.__newobj__, kind)", "(copyreg.__newobj__,)"),
+        },
+        "_Copier._owns": {
+            "a full copy shares parameters": replace(
+                "self._own_parameters and isinstance(value, nn.Parameter) and not is_lazy(value)", "False"
+            ),
+        },
+        "_held_by": {
+            "a global variable calls the network itself": replace(
+                "[*closed, value.__defaults__, value.__kwdefaults__, vars(value), *named]",
+                "[*closed, value.__defaults__, value.__kwdefaults__, vars(value)]",
             ),
         },
         "rehearsal": {
@@ -122,7 +130,12 @@ CHANGES = {
             ),
         },
         "_Copier._function": {
-            "a closure calls the network itself": replace("isinstance(value, _CALLING)", "False"),
+            "a closure calls the network itself": replace(
+                "new.cell_contents = self.copy(_contents(old))", "new.cell_contents = _contents(old)"
+            ),
+            "a default argument calls the network itself": remove(
+                "copied.__defaults__ = self._led(function.__defaults__)"
+            ),
         },
         "_tensor_or_script": {
             "lazy layers get their widths by being read": remove("if is_lazy(value):\n    ..."),

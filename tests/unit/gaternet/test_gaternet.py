@@ -580,6 +580,17 @@ def test_copy_has_independent_gates(gater: str, duplicate: Callable[[Any], Any])
     assert not torch.equal(other(images()), expected)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+@torch.no_grad()
+def test_copy_of_compiled_net_runs_itself(duplicate: Callable[[Any], Any]) -> None:
+    net = gw.GaterNet(ByKeyword(), image_size=(8, 8)).eval()
+    net.compile(backend="eager")
+    other = duplicate(net)
+    for parameter in other.parameters():
+        parameter.zero_()
+    assert not other(images()).any()
+
+
 @pytest.mark.situation("The whole network is converted to another precision")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_budget_counts_steps_in_every_precision(dtype: torch.dtype) -> None:

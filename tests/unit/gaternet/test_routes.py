@@ -2,11 +2,12 @@
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import gatewise as gw
@@ -22,6 +23,13 @@ def distinct_norms(net: gw.GaterNet) -> None:
     torch.manual_seed(2)
     for parameter in net.selection.norms.parameters():
         nn.init.uniform_(parameter, 0.5, 1.5)
+
+
+class InOrder(nn.Module):
+    """A gater that gives the first image the first route, the second the second, and all others the third."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.arange(len(x)).clamp(max=2), 3).float()
 
 
 @pytest.mark.parametrize("budget", [0.25, 0.5, 0.75, 1.0])
@@ -229,7 +237,74 @@ def test_statistics_of_gater_come_first() -> None:
     assert net.training
 
 
+@pytest.mark.parametrize("kind", [{"gater": "light"}, {"gater": "local"}, {"routes": 2}])
+def test_one_image_trains_gater_with_running_statistics(kind: dict[str, Any]) -> None:
+    net = gw.GaterNet(backbone(), image_size=(8, 8), head_norm="batch", **kind).train()
+    norms = [layer for layer in net.gater.modules() if isinstance(layer, nn.BatchNorm1d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    net(images(1))
+    net.extra_loss()
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+    net(images(2))
+    assert not any(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+
+
+def test_gates_of_one_training_image_are_those_of_running_statistics() -> None:
+    torch.manual_seed(0)
+    gater = gw.GaterNet(backbone(), image_size=(8, 8), head_norm="batch").gater
+    for parameter in gater.parameters():
+        nn.init.normal_(parameter)
+    gater.double().features.eval()
+    assert_close(gater(images(1).double()), copy.deepcopy(gater).eval()(images(1).double()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "used"),
+    [((4, 1), 4), ((1, 3), 4), ((1, 1, 1), 2), ((4, 1, 2), 7)],
+    ids=["last", "first", "all", "middle"],
+)
+def test_single_images_are_joined_for_statistics(sizes: tuple[int, ...], used: int) -> None:
+    net = gw.GaterNet(backbone(), image_size=(8, 8))
+    seen: list[Tensor] = []
+    net.gater.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    recalibrate(net, images(sum(sizes)).split(sizes))
+    assert all(len(batch) > 1 for batch in seen)
+    assert torch.equal(torch.cat(seen[: len(seen) // 2]), images(sum(sizes))[:used])
+
+
+def test_statistics_of_one_image_are_rejected() -> None:
+    with pytest.raises(InvalidValueError, match="at least two images of one size"):
+        recalibrate(gw.GaterNet(backbone(), image_size=(8, 8)), [images(1)])
+
+
+def test_statistics_of_a_route_with_a_single_image_on_maps_of_one_position() -> None:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 8), nn.BatchNorm2d(4), nn.Flatten()]
+    net = gw.GaterNet(nn.Sequential(*layers), routes=3, image_size=(8, 8), gater=InOrder())
+    recalibrate(net, [images(4)])
+    assert all(norm[0].running_mean.any() for norm in net.selection.norms.of_routes)
+
+
 # Copies, files and errors
+
+
+def test_weights_of_plain_network_are_those_of_every_route(tmp_path: Path) -> None:
+    plain = backbone().eval()
+    for norm in (plain[1], plain[4]):
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    net = routed(budget=1.0).eval()
+    gw.load_weights(net, tmp_path / "plain.pt")
+    assert_close(net(images(), gates=torch.ones(12, net.gate_count)), plain(images()))
+
+
+def test_weights_of_net_with_routes_keep_their_norms(tmp_path: Path) -> None:
+    net = routed().eval()
+    distinct_norms(net)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    other = routed().eval()
+    gw.load_weights(other, tmp_path / "net.pt")
+    assert_close(other(images()), net(images()))
 
 
 def test_routes_survive_copies_and_state_dicts() -> None:

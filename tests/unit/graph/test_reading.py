@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import gatewise as gw
 from gatewise.graph import rehearsal
 from gatewise.graph.measure import macs_per_sample, parameter_count
-from gatewise.graph.structural_copy import structural_copy
+from gatewise.graph.structural_copy import full_copy, structural_copy
 
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).sin().view(2, 3, 8, 8)
 
@@ -328,10 +328,51 @@ def weak_parent(net: Any) -> None:
     net.forward_of_relu = lambda x: setattr(net, "seen", True) or x.relu()
 
 
+def default_argument(net: Any) -> None:
+    net.forward = lambda x, run=net.forward: run(x)
+
+
+def closure_over_container(net: Any) -> None:
+    kept = {"forwards": [net.forward]}
+    net.forward = lambda x: kept["forwards"][0](x) / 2
+
+
+def closure_over_object(net: Any) -> None:
+    kept = types.SimpleNamespace(run=net.forward)
+    net.forward = lambda x: kept.run(x) / 2
+
+
+def closure_over_itself(net: Any) -> None:
+    forward = net.forward
+
+    def again(x: Tensor, times: int = 1) -> Tensor:
+        return again(x, times - 1) if times else forward(x)
+
+    net.forward = again
+
+
+RUN: list[Callable[[Tensor], Tensor]] = []
+
+
+def run_global(x: Tensor) -> Tensor:
+    return [run(x) for run in RUN][-1]
+
+
+def global_variable(net: Any) -> None:
+    """As a script does that replaces a forward at its top."""
+    RUN[:] = [net.forward]
+    net.forward = lambda x: run_global(x) / 2
+
+
 REFERENCES: dict[str, Callable[[Any], None]] = {
     "a decorated forward": wrapped_forward,
     "a partial forward": partial_forward,
     "a closure over a method": closure_over_network,
+    "a default argument": default_argument,
+    "a closure over a container": closure_over_container,
+    "a closure over an object": closure_over_object,
+    "a closure over itself": closure_over_itself,
+    "a global variable": global_variable,
     "a weak reference to a parent": weak_parent,
     "a hook that is a method": lambda net: net.norm.register_forward_hook(net.note),
     "a hook that is a closure over a module": lambda net: net.norm.register_forward_hook(lambda *_: net.note()),
@@ -360,6 +401,31 @@ def test_copy_refers_to_itself(name: str) -> None:
     assert not {"noted", "seen"} & set(vars(net))
     assert gw.insert_gates(net, "gct@residual_end", example=X).names == ("second",)
     assert not {"noted", "seen"} & set(vars(net))
+
+
+@pytest.mark.situation("networks whose forwards and hooks refer to the network")
+@pytest.mark.parametrize("name", REFERENCES)
+@torch.no_grad()
+def test_full_copy_runs_its_own_parameters(name: str) -> None:
+    net = Noting().eval()
+    net.weights = [net.stem.weight]
+    REFERENCES[name](net)
+    expected = net(X)
+    copied: Any = full_copy(net)
+    assert copied.weights[0] is copied.stem.weight is not net.stem.weight
+    assert torch.equal(copied(X), expected)
+    for parameter in copied.parameters():
+        parameter.zero_()
+    assert not copied(X).any()
+    assert torch.equal(net(X), expected)
+
+
+def test_functions_that_lead_to_no_module_are_not_copied() -> None:
+    net, counts = nn.ReLU(), list[int]()
+    net.act, net.count = nn.functional.relu, lambda: counts.append(1)
+    copied = structural_copy(net)
+    copied.count()
+    assert (copied.act, counts) == (net.act, [1])
 
 
 @pytest.mark.situation("layers that get their widths in the first forward")

@@ -1,7 +1,9 @@
 """Compaction: the same outputs with less, for any network; saved, loaded, exported, trained on."""
 
 import copy
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference import Compaction
 from gatewise.inference.constant_gates import ConstantGates
 from gatewise.inference.restructure import GateState, _balanced, restructure
-from gatewise.inference.verify import channel_dependencies_of
+from gatewise.inference.verify import channel_dependencies_of, largest_difference
 from gatewise.models.serialization import load_model, save_model
 from support.random_networks import BLOCKS, CLOSE, Scripted, drawn_networks, gater_net, images, made
 
@@ -203,6 +205,48 @@ def test_batches_may_be_tuples_and_loaders() -> None:
 def test_empty_and_single_use_loaders_rejected(loader: object, error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         gw.compact(gater_net(["basic"]), loader)  # type: ignore[arg-type]
+
+
+class KeepsNetwork:
+    """Calls the network that it was made with, also from copies."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def __deepcopy__(self, memo: object) -> "KeepsNetwork":
+        return self
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(x)
+
+
+def test_network_that_a_copy_does_not_leave_is_rejected() -> None:
+    net = gater_net(["basic"], letters="0?1")
+    net.backbone.forward = KeepsNetwork(net.backbone.forward)  # type: ignore[method-assign]
+    with pytest.raises(InvalidValueError, match=r"differs by .* call a network that is none of its modules"):
+        gw.compact(net, [images(24)])
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "difference"),
+    [
+        ([1.0, 4.0], [1.0, 5.0], 0.2),
+        ([1.0, -math.inf], [2.0, -math.inf], 0.5),
+        ([math.nan, 1.0], [math.nan, 1.0], 0.0),
+        ([1.0, math.nan], [1.0, 1.0], math.inf),
+        ([1.0, math.inf], [1.0, -math.inf], math.inf),
+        ([True, False], [True, True], 1.0),
+        ([[1.0]], [1.0], math.inf),
+        ([], [], 0.0),
+    ],
+)
+def test_difference_of_outputs(found: list[Any], expected: list[Any], difference: float) -> None:
+    assert largest_difference(torch.tensor(found), {"y": torch.tensor(expected)}) == pytest.approx(difference)
+
+
+def test_output_without_tensors_has_no_difference() -> None:
+    with pytest.raises(InvalidTypeError, match="returns a tensor, got str"):
+        largest_difference("a", "a")
 
 
 def test_non_gater_net_rejected() -> None:

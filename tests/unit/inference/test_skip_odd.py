@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -77,6 +78,44 @@ class Answering(nn.Module):
 
 
 Pair = namedtuple("Pair", "map mean")
+
+
+@dataclass
+class Answer:
+    map: torch.Tensor
+    mean: torch.Tensor
+
+
+@torch.no_grad()
+def test_every_image_is_in_an_output_of_a_dataclass() -> None:
+    net = gw.GaterNet(Answering(lambda x: Answer(x, x.mean((2, 3)))), gater=Scripted("?" * 8), image_size=(8, 8)).eval()
+    expected = net(images(6))
+    for form in (gw.skip_closed_filters(net, "skip"), gw.compact(net, [images(24)])):
+        found = form(images(6))
+        assert_close(found.map, expected.map, **CLOSE)
+        assert_close(found.mean, expected.mean, **CLOSE)
+
+
+def test_output_that_cannot_be_merged_with_routes_says_what_to_do() -> None:
+    net = gw.GaterNet(Answering(lambda x: (x, x.mean())), routes=2, image_size=(8, 8)).eval()
+    for form in (net, gw.skip_closed_filters(net)):
+        with pytest.raises(InvalidValueError, match=r"got shape \(\)\. .*net\.of_route\(0\)"):
+            form.forward_with_gates(images(2), net.routes.float())
+
+
+@torch.no_grad()
+def test_forward_that_is_a_closure_is_gated() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    plain = backbone.forward
+    backbone.forward = lambda x: plain(x) / 2  # type: ignore[method-assign]
+    net = gw.GaterNet(backbone, gater=Scripted("?0" * 4), image_size=(8, 8)).eval()
+    expected = net(images(6))
+    for form in (
+        gw.skip_closed_filters(net, "mask"),
+        gw.skip_closed_filters(net, "skip"),
+        gw.compact(net, [images(24)]),
+    ):
+        assert_close(form(images(6)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(

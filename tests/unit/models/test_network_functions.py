@@ -15,6 +15,7 @@ from gatewise.errors import DataError, InvalidValueError
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import import_network, network_functions
 from gatewise.models.scaling import widths_of
+from gatewise.models.serialization import save_model
 from gatewise.training import Recipe, train
 from support.small_runs import DATASET
 
@@ -29,6 +30,15 @@ with Path("imported").open("a") as file:
 def build(num_classes, in_chans, width=4):
     convolutions = nn.Conv2d(in_chans, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3)
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+
+def with_own_gates(num_classes, in_chans):
+    import gatewise
+
+    net = build(num_classes, in_chans)
+    net.insert(3, gatewise.EfficientChannelAttention(4))
+    gatewise.insert_gates(net, "triplet", after=nn.ReLU)
+    return net
 
 
 def broken(num_classes, in_chans):
@@ -143,6 +153,30 @@ def test_saved_run_takes_the_network_or_its_function(here: Path) -> None:
     with pytest.raises(DataError, match="does not fit"):
         gw.load_model("run", network=build(num_classes=3, in_chans=1, width=5))
     assert not Path("imported").exists()
+
+
+@pytest.mark.parametrize("gates", ["eca@before_conv", "se@inner+gct", "se@inner+gaternet:budget=0.5"])
+def test_gates_of_a_run_are_added_to_those_of_the_network(here: Path, gates: str) -> None:
+    """Gates in the class of the network, and gates of other kinds that its function inserts, are its own."""
+    import_network("our_nets:with_own_gates")
+    spec = ModelSpec.parse(f"our_nets:with_own_gates+{gates}")
+    options = {"num_classes": 3, "in_chans": 1, "image_size": (8, 8)}
+    net = gw.make_model(spec, **options).eval()
+    save_model(Path("saved"), net, spec, options)
+    build = network_functions.network_function("our_nets:with_own_gates")
+    images = torch.rand(2, 1, 8, 8)
+    for network in (build, build(num_classes=3, in_chans=1)):
+        loaded, _ = gw.load_model("saved", network=network)
+        assert torch.equal(loaded(images), net(images))
+
+
+def test_gates_of_a_run_may_be_inserted_already(here: Path) -> None:
+    import_network("our_nets:build")
+    spec = ModelSpec.parse("our_nets:build+gct")
+    net = gw.make_model(spec, num_classes=3, in_chans=1)
+    save_model(Path("saved"), net, spec, {"num_classes": 3, "in_chans": 1})
+    given = gw.make_model(spec, num_classes=3, in_chans=1)
+    assert len(gw.gates_in(gw.load_model("saved", network=given)[0])) == len(gw.gates_in(net))
 
 
 def test_width_of_a_function_is_scaled_by_its_option(here: Path) -> None:

@@ -59,8 +59,9 @@ def load_weights(
     """Load weights of this library or of others into a network.
 
     Args:
-        model: the network. Weights of a plain network are loaded into the backbone of a GaterNet; weights of a
-            classifier or of an mmdetection detector are loaded into the body of the backbone of a torchvision detector.
+        model: the network. Weights of a plain network are loaded into the backbone of a GaterNet, and its norms into
+            all routes; weights of a classifier or of an mmdetection detector are loaded into the body of the backbone
+            of a torchvision detector.
             Gates that are not in the file keep their values. On the meta device the network gets the file's tensors,
             and such gates get their initial values.
         file: a safetensors file, a file of torch.save, or a run folder, whose checksum is verified. No code in a file
@@ -111,6 +112,7 @@ def load_weights(
     if not fitting:
         raise errors.DataError(f"{content.path}: none of its {len(content.tensors)} tensors is one of the network's.")
     notes = (*reading.prefix.notes(), *reading.notes, *_not_read(content), *_fill(reading, fitting))
+    _fill_routes(model, reading, fitting)
     left_out = (*reading.outside, *reading.unexpected)
     filled, kept = (tuple(reading.paths[name] for name in names) for names in (fitting, reading.kept))
     return Loaded(content.path, reading.source, filled, kept, left_out, tuple(reshaped), notes, content.config)
@@ -279,6 +281,14 @@ def _fill(reading: _Reading, fitting: Mapping[str, Tensor]) -> list[str]:
     materialise_gates(reading.target)
     left = [name for name, tensor in reading.target.state_dict().items() if tensor.is_meta]
     return [f"without values, on the meta device: {_listed(left)}"] if left else []
+
+
+def _fill_routes(model: nn.Module, reading: _Reading, fitting: Iterable[str]) -> None:
+    """Give the norms that were loaded into the backbone of a GaterNet to all of its routes."""
+    if isinstance(model, GaterNet) and model.selection is not None and reading.target is model.backbone:
+        norms = tuple(f"{path}." for path in model.selection.norms.paths)
+        if any(reading.paths[name].startswith(norms) for name in fitting):
+            model.norms_follow_backbone()
 
 
 def _fresh_gates(target: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
