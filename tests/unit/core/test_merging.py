@@ -44,6 +44,9 @@ class Registered:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        return f"Registered({self.part})"
+
 
 _pytree.register_pytree_node(Registered, lambda one: ([one.part], None), lambda parts, _: Registered(next(iter(parts))))
 Pair = namedtuple("Pair", "first second")
