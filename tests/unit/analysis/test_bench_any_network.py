@@ -87,12 +87,25 @@ def test_network_without_gates_has_no_form_without_them() -> None:
     assert "omitted" not in found
 
 
-def test_network_that_cannot_be_copied_is_timed_as_it_is() -> None:
+def test_network_that_python_cannot_copy_is_timed_in_all_forms() -> None:
     net = network()
     net[0].kept = net[0].weight * 2
+    before = list(net.state_dict()), [type(part) for part in net.modules()]
+    found = gw.bench(net, IMAGES, batch_sizes=(1,), rounds=2)
+    assert list(found["batches"]["1"]) == ["network", "optimised"]
+    assert before == (list(net.state_dict()), [type(part) for part in net.modules()])
+
+
+def test_form_that_cannot_be_made_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(copied: nn.Module, images: torch.Tensor) -> nn.Module:
+        assert copied is not net
+        raise RuntimeError(f"no form for {len(images)} images")
+
+    net = network()
+    monkeypatch.setattr(timed_forms, "optimize_for_inference", fails)
     found = gw.bench(net, IMAGES, batch_sizes=(1,), rounds=2)
     assert list(found["batches"]["1"]) == ["network"]
-    assert "deepcopy" in found["omitted"]["optimised"]
+    assert found["omitted"] == {"optimised": "RuntimeError: no form for 2 images"}
 
 
 @pytest.mark.situation("benchmark of a GaterNet without a run")

@@ -114,7 +114,7 @@ def test_small_and_absent_differences_have_words() -> None:
     assert [ACCURACY.number(-1e-9, sign) for sign in ("", "+")] == ["0.00", "+0.00"]
     lower = [value - 4e-5 for value in same]
     assert "its accuracy is less than 0.01 points lower (95 %" in answer(results({"none": NONE, "gct": lower}))[0]
-    assert "error is less than 0.001 lower (95 %" in answer(results({"none": NONE, "gct": lower}, MAE))[0]
+    assert "error is 4e-05 lower (95 %" in answer(results({"none": NONE, "gct": lower}, MAE))[0]
 
 
 @pytest.mark.parametrize(("score", "reached"), [(ACCURACY, 0.9095), (MAE, 0.8812)])

@@ -573,7 +573,7 @@ def test_without_metadata_modules_are_those_that_torch_fx_calls(monkeypatch: pyt
     expected = [(place.layer, place.side) for place in find_places(net, "inner").found]
     monkeypatch.setattr(torch.export, "export", forget)
     assert [(place.layer, place.side) for place in find_places(net, "inner").found] == expected == [("1", "output")]
-    assert [op.kind for op in trace(net)] == ["input", "conv", "other", "conv", "output"]
+    assert [op.kind for op in trace(net).operations] == ["input", "conv", "other", "conv", "output"]
 
 
 def test_without_version_no_tensor_is_unchanged() -> None:
