@@ -338,6 +338,7 @@ def check_compiled(gate: Gate, backend: str) -> None:
     assert_close(*results, **TOLERANCE[torch.float64])
 
 
+@pytest.mark.extended
 @every_case
 def test_compiled_gate_agrees_forward_and_backward(name: str, options: dict[str, Any]) -> None:
     check_compiled(perturbed(make(name, options, dtype=torch.float64)).eval(), "aot_eager")

@@ -419,6 +419,7 @@ def step(net: nn.Module) -> None:
     assert net.eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", gw.gate_names())
 def test_timm_resnet50_trains_with_gate_as_attention_layer(name: str) -> None:
     timm = pytest.importorskip("timm")

@@ -188,13 +188,17 @@ TRAINING = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 LONG = {"docs/export.md", "docs/execution.md", "docs/guides/insert.md"}
 
 
+def marks_of(page: str) -> list[pytest.MarkDecorator]:
+    if page in NEEDS:
+        return TRAINING
+    if page in LONG:
+        return [pytest.mark.slow]
+    return [] if page == "README.md" else [pytest.mark.extended]
+
+
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=TRAINING if page in NEEDS else pytest.mark.slow if page in LONG else [])
-        for page in pages()
-        if blocks(page, "python") and page not in ELSEWHERE
-    ],
+    [pytest.param(page, marks=marks_of(page)) for page in pages() if blocks(page, "python") and page not in ELSEWHERE],
 )
 def test_python_of_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -326,6 +326,7 @@ def map_of(project: Path) -> dict[str, list[str]]:
     return {key: [names[number] for number in numbers] for key, numbers in written["symbols"].items()}
 
 
+@pytest.mark.extended
 def test_map_has_processes_fixtures_and_caches_but_no_imports(mapped: Path) -> None:
     found = {
         key.partition("::")[2]: {test.partition("::")[2] for test in tests} for key, tests in map_of(mapped).items()
@@ -342,6 +343,7 @@ def test_map_has_processes_fixtures_and_caches_but_no_imports(mapped: Path) -> N
     }
 
 
+@pytest.mark.extended
 def test_chosen_tests_are_added_to_map(mapped: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(mapped, project)
@@ -359,6 +361,7 @@ def test_chosen_tests_are_added_to_map(mapped: Path, tmp_path: Path) -> None:
     assert after == {**before, "module.py::new": ["tests/test_new.py::test_new"]}, f"{gone} no longer exists"
 
 
+@pytest.mark.extended
 def test_run_prints_mutants_survivors_and_summary_line(whole: subprocess.CompletedProcess[str]) -> None:
     lines = whole.stdout.splitlines()
     assert whole.returncode == 1, whole.stderr
@@ -386,6 +389,7 @@ def test_catching_test_is_remembered_and_sources_are_unchanged(
     assert (mapped / "src/gatewise/module.py").read_text() == MODULE
 
 
+@pytest.mark.extended
 def test_exit_code_reports_survivors_and_over_5_percent_not_applied(mapped: Path) -> None:
     listed = mapped / "tests/mutants/list/area.py"
     for others, code in ((19, 0), (18, 1)):

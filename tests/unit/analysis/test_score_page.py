@@ -89,6 +89,7 @@ def test_constant_answer_is_scored_on_the_images_that_are_scored(root: Path, tmp
     assert score_run(root / "run", split="train")["constant"] == {"answer": "'one'", "score": pytest.approx(1 / 3)}
 
 
+@pytest.mark.extended
 def test_page_of_other_images_has_a_name_of_its_own(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

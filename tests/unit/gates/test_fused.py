@@ -210,6 +210,7 @@ def test_nan_and_infinity_are_propagated(name: str, options: dict[str, Any]) -> 
 # ---- second derivatives, transforms, compilers ---------------------------------------------------------------------
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_second_derivatives_are_correct(name: str, options: dict[str, Any]) -> None:
     gate, _ = twins(name, 3, torch.float64, **options)

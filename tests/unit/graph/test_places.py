@@ -143,6 +143,7 @@ def test_before_conv_is_input_of_every_convolution(name: str) -> None:
     assert {(p.side, p.spatial_dims, p.channel_axis) for p in places(name, "before_conv").found} == {("input", 2, 1)}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", INNER)
 def test_inner_is_last_map_of_filter_before_its_only_reader(name: str) -> None:
     assert [p.layer for p in places(name, "inner").found] == INNER[name]

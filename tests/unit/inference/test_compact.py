@@ -122,6 +122,7 @@ def test_filters_of_norm_over_channels_are_kept_and_reported() -> None:
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 @pytest.mark.parametrize("sites", ["inner", "residual"])
 @pytest.mark.parametrize("letters", ["0", "1", "?"])
@@ -254,6 +255,7 @@ def test_non_gater_net_rejected() -> None:
         gw.compact(nn.Linear(2, 2), [images(1)])  # type: ignore[arg-type]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gater", ["light", "local"])
 @pytest.mark.parametrize("options", [{"budget": 0.5}, {"sparsity": 0.1}, {"sparsity": 0.1, "weighting": "macs"}])
 def test_compacted_net_can_be_trained(gater: str, options: dict[str, float]) -> None:
