@@ -31,11 +31,12 @@ UNIT = "layer1.0"
 CURVES = {
     "digits": "digits/results.json",
     "cifar10-none-gct": "cifar10-none-gct/results.json",
+    "cifar10-four-gates": "cifar10-four-gates/results.json",
     "cifar10-resnet18": "cifar10-resnet18/results.json",
     "computed-labels": "computed-labels/labels.json",
     "computed-edges": "computed-labels/edges.json",
 }
-LATENCIES = ("digits", "digits-ablations", "cifar10-none-gct")
+LATENCIES = ("digits", "digits-ablations", "cifar10-none-gct", "cifar10-four-gates")
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FORMS = {"dense": "all filters", "routes": "four routes of half the filters"}
 
