@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
+from gatewise.core.deviation import largest_error, largest_finite
 
 _TOLERANCE = 1e-3  # largest difference of logits, relative to the largest logit
 _FLIPPED = 0.01  # fraction of images that may have different gates, because a gate logit near 0 is rounded differently
@@ -41,30 +42,10 @@ def agreement(
                 same = (other_gates == gates).all(1)
                 kinds |= {row.numpy().tobytes() for row in gates}
             count, flipped = count + len(images), flipped + int((~same).sum())
-            largest = max(largest, _largest_finite(expected))
+            largest = max(largest, largest_finite(expected))
             if same.any():
                 difference = max(difference, largest_error(logits[same], expected[same]))
     return {"images": count, "difference": difference / max(largest, 1e-12), "flipped": flipped, "kinds": len(kinds)}
-
-
-def largest_error(found: Tensor, expected: Tensor) -> float:
-    """Return max |found - expected| over finite entries; infinity if the shape or an entry inf, -inf or NaN differs.
-
-    >>> expected = torch.tensor([1.0, -torch.inf])
-    >>> [largest_error(torch.tensor(found), expected) for found in ([1.5, -torch.inf], [1.0, 0.0], [torch.nan] * 2)]
-    [0.5, inf, inf]
-    """
-    if found.shape != expected.shape:
-        return math.inf
-    found, expected = found.double(), expected.double()
-    alike = torch.where(expected.isfinite(), found.isfinite(), torch.isclose(found, expected, equal_nan=True))
-    return _largest_finite(found - expected) if bool(alike.all()) else math.inf
-
-
-def _largest_finite(x: Tensor) -> float:
-    """Return max |x| over the finite entries of a tensor; 0 if it has none."""
-    finite = x[x.isfinite()]
-    return float(finite.abs().max()) if len(finite) else 0.0
 
 
 def check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Verify by comparing outputs that filters can be removed without changing the network."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gatewise.core.deviation import largest_error, largest_finite
 from gatewise.core.reasons import reason_of
 from gatewise.core.types import main_output, tensors_of
 from gatewise.gaternet import GaterNet
@@ -116,16 +116,4 @@ def largest_difference(actual: Any, expected: Any) -> float:
     """
     main_output(expected)
     pairs = zip(tensors_of(actual), tensors_of(expected), strict=True)
-    return max(_relative_difference(a, b) for a, b in pairs)
-
-
-def _relative_difference(a: Tensor, b: Tensor) -> float:
-    kind = torch.promote_types(b.dtype, torch.float32)
-    a, b = a.to(kind), b.to(kind)
-    if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
-        return math.inf
-    finite = b.isfinite()
-    if not torch.equal(a[~finite].nan_to_num(nan=0.5), b[~finite].nan_to_num(nan=0.5)):
-        return math.inf
-    a, b = a[finite], b[finite]
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) if len(b) else 0.0
+    return max(largest_error(a, b) / max(largest_finite(b), 1e-30) for a, b in pairs)

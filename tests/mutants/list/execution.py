@@ -175,11 +175,6 @@ CHANGES = {
         },
     },
     "inference/verify.py": {
-        "_relative_difference": {
-            "any values that are not finite are equal": remove(
-                "if not torch.equal(a[~finite].nan_to_num(nan=0.5), b[~finite].nan_to_num(nan=0.5)): ..."
-            ),
-        },
         "drop_unsafe": {
             "nothing is tried": replace("trial.why_not(dependencies) is None", "True"),
             "sites are tried without those found to be safe": replace(

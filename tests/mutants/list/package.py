@@ -184,6 +184,14 @@ CHANGES = {
             "an error has unlimited length": replace("len(text) <= _MAX_LENGTH", "True"),
         },
     },
+    "core/deviation.py": {
+        "largest_error": {
+            "NaN and infinity in a file agree with every number": replace("bool(alike.all())", "True"),
+            "any values that are not finite are equal": replace(
+                "(found == expected) | (found.isnan() & expected.isnan())", "~expected.isfinite()"
+            ),
+        },
+    },
     "core/hub_connection.py": {
         "cache_if_unreachable": {
             "the hub's client waits for a connection": replace("(problem := _why_unreachable()) is None", "True"),
