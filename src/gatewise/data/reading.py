@@ -65,6 +65,15 @@ class Reading:
     )
     on_broken: str = option("stop", "stop at an image that cannot be read, or skip it in all runs alike")
 
+    @property
+    def label_columns(self) -> list[str]:
+        """Names of the columns of the labels, as given; [] if they are found.
+
+        >>> Reading(label_column="cat, dog").label_columns, Reading().label_columns
+        (['cat', 'dog'], [])
+        """
+        return [] if self.label_column is None else [name.strip() for name in self.label_column.split(",")]
+
     def __post_init__(self) -> None:
         parse_channels(self.channels)
         parse_ranges(self.value_range)

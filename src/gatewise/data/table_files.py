@@ -72,18 +72,17 @@ def read_table(file: Path) -> Table:
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         columns = _parquet(file)
-    elif suffix == ".jsonl" or read_bytes(file).lstrip().startswith(b"{"):
+    elif suffix == ".jsonl" or (content := read_bytes(file)).lstrip().startswith(b"{"):
         columns = _json_lines(file)
     else:
-        columns = _separated(file, _DELIMITERS.get(suffix, ","))
+        columns = _separated(file, content, _DELIMITERS.get(suffix, ","))
     table = Table(file, columns)
     if not len(table):
         raise errors.DataError(f"{file} has no rows; expected a row for each image.")
     return table
 
 
-def _separated(file: Path, delimiters: str) -> dict[str, list[str]]:
-    content = read_bytes(file)
+def _separated(file: Path, content: bytes, delimiters: str) -> dict[str, list[str]]:
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with as_data_error(file, "is not UTF-8 text", 'Save it as UTF-8 (in Excel "CSV UTF-8").', of=UnicodeDecodeError):
         text = content.decode("utf-16" if utf16 else "utf-8-sig")

@@ -213,8 +213,7 @@ def splits_of(location: Location, table: Table) -> tuple[list[str], list[str] | 
 def _splits(location: Location, table: Table, column: str) -> list[str] | None:
     """Return the split that a column says of each row, or None if it does not have splits, or an option reads it."""
     reading = location.reading
-    labels = [name.strip() for name in (reading.label_column or "").split(",")]
-    if column.lower() not in (*_SPLITS, *_FLAGS) or column in (reading.image_column, *labels):
+    if column.lower() not in (*_SPLITS, *_FLAGS) or column in (reading.image_column, *reading.label_columns):
         return None
     cells, flag = table.columns[column], _FLAGS.get(column.lower())
     found = [_split(cell) if flag is None else _flagged(cell, flag) for cell in cells]

@@ -211,8 +211,7 @@ class _LabelColumns:
 
     def _chosen(self, table: Table, candidates: list[str]) -> list[str]:
         """Return the columns given, the one of a usual name, the only one left, or all of 0 and 1."""
-        if self._location.reading.label_column is not None:
-            names = [name.strip() for name in self._location.reading.label_column.split(",")]
+        if names := self._location.reading.label_columns:
             for name in names:
                 table.column(name)
             return names
