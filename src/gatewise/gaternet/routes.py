@@ -173,8 +173,7 @@ class Routes(nn.Module):
 
     def _run_route(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         """Run the images of a route; a single one twice where batch norms compute statistics."""
-        collects = self.training or any(backbone.get_submodule(path).training for path in self.norms.paths)
-        if collects and len(x) == 1:
+        if len(x) == 1 and (self.training or any(backbone.get_submodule(path).training for path in self.norms.paths)):
             return run_twice(lambda *both: self._run_group(backbone, context, both[0], route, both[1]), x, gates)
         return self._run_group(backbone, context, x, route, gates)
 

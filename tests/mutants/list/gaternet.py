@@ -70,7 +70,7 @@ CHANGES = {
             ),
         },
         "Routes._run_route": {
-            "a route of one image is one value per channel": replace("collects and len(x) == 1", "False"),
+            "a route of one image is one value per channel": replace("len(x) == 1", "False"),
             "statistics of a route need two images": replace(
                 "self.training or any(backbone.get_submodule(path).training for path in self.norms.paths)",
                 "self.training",
