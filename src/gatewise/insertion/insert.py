@@ -7,7 +7,7 @@ the class of the network and its methods do not change, and deepcopy, pickle, ex
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -350,13 +350,7 @@ def inserted_gates(model: nn.Module) -> list[nn.Module]:
     >>> inserted_gates(net) == [net[0].gct]
     True
     """
-    return [
-        getattr(layer, change.gate)
-        for layer in model.modules()
-        for side in ("input", "output")
-        for change in changes_on(layer, side)
-        if isinstance(change, CallGate)
-    ]
+    return [getattr(layer, call.gate) for _, layer, _, call in _calls_of_gates(model)]
 
 
 def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
@@ -367,13 +361,18 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     >>> gate_hosts(net)
     [('0', 'input', '0.gct')]
     """
-    hosts: list[tuple[str, str, str]] = []
+    return [
+        (path, side, f"{path}.{call.gate}" if path else call.gate)
+        for path, layer, side, call in _calls_of_gates(model)
+        if call.channel_axis == 1 and isinstance(getattr(layer, call.gate), Gate)
+    ]
+
+
+def _calls_of_gates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, CallGate]]:
+    """Yield path, layer, side and call of each gate that `insert_gates` has put into a network."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, layer in modules.items():
         for side in ("input", "output"):
             for change in changes_on(layer, side):
-                if not isinstance(change, CallGate) or change.channel_axis != 1:
-                    continue
-                if isinstance(getattr(layer, change.gate), Gate):
-                    hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
-    return hosts
+                if isinstance(change, CallGate):
+                    yield path, layer, side, change
