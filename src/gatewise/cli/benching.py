@@ -65,7 +65,6 @@ def bench(
         Print the contents of bench.json.
     """
     from gatewise.analysis.benchmark import bench_run
-    from gatewise.exporting.runtime_bench import bench_runtimes
     from gatewise.training import Progress
 
     options: Any = {
@@ -77,6 +76,8 @@ def bench(
         **({} if images is None else {"images": images}),
     }
     if runtimes is not None:
+        from gatewise.exporting.runtime_bench import bench_runtimes
+
         options |= {"runtimes": _names(runtimes), "precisions": _names(precisions), "plain": plain}
         results = bench_runtimes(run, out, **options)
     elif plain is not None or precisions != "float32":
