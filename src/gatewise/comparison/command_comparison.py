@@ -1,7 +1,6 @@
 """Compare what any command trains: every label with every seed, resumable, on this machine or a Ray cluster."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gatewise.comparison.script_runs import ScriptRun, check_command, output_of
 from gatewise.comparison.seeds import add_seeds
 from gatewise.core import _validation
 from gatewise.core.files import check_folder_writable, check_format_not_newer, held, write_json
-from gatewise.core.run_files import RESULTS
+from gatewise.core.run_files import RESULTS, folder_name, run_folder
 from gatewise.training import Progress
 
 Runs = Mapping[str, Sequence[Path]]
@@ -72,7 +71,7 @@ def compare_command(
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     check_folder_writable(out)
     score = GivenScore(title=where.entry, given_unit=unit, higher_is_better=not lower_is_better)
-    runs = {name: [_folder(out, name, seed) for seed in range(seeds)] for name in names}
+    runs = {name: [run_folder(out, name, seed) for seed in range(seeds)] for name in names}
     scripts = {
         folder: ScriptRun(command, name, seed) for name, folders in runs.items() for seed, folder in enumerate(folders)
     }
@@ -95,17 +94,9 @@ def compare_command(
 
 def _checked_labels(labels: Sequence[str]) -> list[str]:
     names = [label.strip() for label in labels if label.strip()]
-    if len({_slug(name) for name in names}) < len(names) or not names:
+    if len({folder_name(name) for name in names}) < len(names) or not names:
         raise errors.InvalidValueError(f"expected different labels as gates, got {', '.join(labels) or 'none'}.")
     return names
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_.=-]+", "-", name.replace(":", "--"))
-
-
-def _folder(out: Path, name: str, seed: int) -> Path:
-    return out / "runs" / _slug(name) / f"seed_{seed}"
 
 
 def _train(

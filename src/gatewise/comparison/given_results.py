@@ -5,7 +5,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +20,11 @@ from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import check_trained_alike
 from gatewise.comparison.given_score import NAME, GivenScore
 from gatewise.comparison.report import write_report
+from gatewise.comparison.rivals import COSTS, RIVALS, Rival, RivalRows, recorded_rivals
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
 from gatewise.core.files import check_folder_writable, check_format_not_newer, write_json
-from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULTS
+from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULTS, folder_name
 from gatewise.data.table_files import read_table
 from gatewise.models.serialization import read_config, read_metrics, read_tensors
 from gatewise.training import Recipe, Score, score_named
@@ -50,6 +51,7 @@ class Given:
         rows: variant -> further entries of its row in `results.json`.
         details: further entries of `results.json`.
         notes: what a reader should know.
+        rivals: which variants are rivals of others; None if there are none.
     """
 
     score: Score
@@ -59,6 +61,7 @@ class Given:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rivals: RivalRows | None = None
 
 
 def judge(
@@ -74,7 +77,8 @@ def judge(
     Args:
         source: a CSV, TSV, JSON lines or parquet table with columns variant, seed and score (or another name), a row
             for each training, or for each image with a column image too; or a folder of finished runs, VARIANT/seed_N
-            with metrics.json and, if kept, log.jsonl, predictions.safetensors, config.json and recipe.yaml.
+            with metrics.json and, if kept, log.jsonl, predictions.safetensors, config.json and recipe.yaml; the
+            rivals.json of the comparison, in it or in the folder above, says which variants are rivals of others.
         baseline: variant to which the others are compared; None takes none, or the first.
         out: folder for results.json, results.md and report.html; None writes none.
         lower_is_better: whether lower scores of a table are better; a run knows that of its own.
@@ -131,18 +135,22 @@ def results_of(given: Given, baseline: str | None, source: str | Path, *, stoppe
     if not finished:
         raise errors.DataError(f"{source}: no variant has a score for each of its seeds. Train them again.")
     baseline = _baseline(baseline, given.scores, finished)
-    finished = {baseline: finished[baseline], **finished}  # the first row
+    rivals = RivalRows(list(finished), {}) if given.rivals is None else given.rivals.of_finished(finished)
+    finished = {name: finished[name] for name in (baseline, *rivals.rows, *finished)}
     seeds, notes = _shared_seeds(finished)
     scores = {name: [of_seeds[seed] for seed in seeds] for name, of_seeds in finished.items()}
     images = _shared_images(given, finished, seeds)
-    verdicts = judged(scores, baseline, given.score, stopped=stopped)
+    verdicts = judged(
+        {name: scores[name] for name in (baseline, *rivals.gates)}, baseline, given.score, stopped=stopped
+    )
+    of_rivals = rivals.entries(scores, given.score, stopped=stopped)
     rows = []
     for name, values in scores.items():
         row = {"gates": name, given.score.name: score_row(given.score, values, images.get(name))}
         if name != baseline and images:
             bootstrap = statistics.image_bootstrap if given.task is None else given.task.bootstrap
             row["difference_over_images"] = difference_row(bootstrap(images[name], images[baseline]), given.score)
-        rows.append({**row, **verdicts.get(name, {}), **given.rows.get(name, {})})
+        rows.append({**row, **verdicts.get(name, {}), **of_rivals[name], **given.rows.get(name, {})})
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "source": str(source),
@@ -307,7 +315,8 @@ def of_runs(folder: Path) -> Given:
     if not files:
         raise errors.DataError(f"{folder} has no finished runs; expected VARIANT/seed_N/{METRICS} below it.")
     metrics = {file.parent: read_metrics(file.parent) for file in files}
-    names = _variants(list(metrics))
+    chosen, plain = recorded_rivals(folder if (folder / RIVALS).exists() else folder.parent)
+    names = _variants(list(metrics), [name for rival in chosen for name in (rival.gates, rival.network)])
     check_trained_alike({trained_as(of): f"{trained_as(of)} ({names[run]})" for run, of in metrics.items()})
     kinds = {of.get("score", ACCURACY.name) for of in metrics.values()}
     if len(kinds) > 1:
@@ -330,6 +339,7 @@ def of_runs(folder: Path) -> Given:
     records = {run: read_tensors(run / PREDICTIONS) if (run / PREDICTIONS).exists() else {} for run in names}
     alike = _check_same_images(names, records)
     _add_images(given, names, records, alike=alike)
+    _add_rivals(given, chosen, plain)
     return given
 
 
@@ -340,18 +350,34 @@ def _seed(file: Path) -> int:
     return int(number)
 
 
-def _variants(runs: Sequence[Path]) -> dict[Path, str]:
+def _variants(runs: Sequence[Path], known: Iterable[str]) -> dict[Path, str]:
     """Return the name of each run's network: its gates or, for another network than that of most runs, this network.
 
-    Without a recipe, it is the name of the folder above the seeds.
+    Without a recipe, it is the known name whose folder is that above the seeds, or else the name of this folder.
     """
     recipes = {run: Recipe.load(run / RECIPE) for run in runs if (run / RECIPE).exists()}
     usual = Counter(recipe.model for recipe in recipes.values()).most_common(1)
-    names = {run: run.parent.name for run in runs}
+    of_folder = {folder_name(name): name for name in known}
+    names = {run: of_folder.get(run.parent.name, run.parent.name) for run in runs}
     for run, recipe in recipes.items():
         other = recipe.model if recipe.gate == "none" else f"{recipe.model}+{recipe.gate}"
         names[run] = recipe.gate if recipe.model == usual[0][0] else other
     return names
+
+
+def _add_rivals(given: Given, chosen: Sequence[Rival], plain: str) -> None:
+    """Say which variants are rivals of others, of those that were chosen for a comparison, and which have no runs."""
+    chosen = [rival for rival in chosen if rival.gates in given.scores]
+    networks = {rival.network for rival in chosen} - {plain}
+    given.rivals = RivalRows.among([name for name in given.scores if name not in networks], chosen, plain)
+    if chosen:
+        given.details["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
+    given.notes += [
+        f"rival of {name} by {COSTS[cost]} has no finished runs: {row}"
+        for name, rows in given.rivals.of.items()
+        for cost, row in rows.items()
+        if row not in given.scores
+    ]
 
 
 def _add_tests(given: Given, runs: Mapping[Path, tuple[str, Mapping[str, Any]]]) -> None:

@@ -135,11 +135,12 @@ def shown_cost(cost: str, value: float, quartiles: Sequence[float] | None = None
     return {"params": f"{value:,.0f}", "macs": f"{value / 1e6:.2f} M", "latency": f"{value:.2f}{spread} ms"}[cost]
 
 
-def recorded_networks(out: Path) -> set[str]:
-    """Return the networks of all rivals that were ever chosen for the comparison in a folder."""
+def recorded_rivals(out: Path) -> tuple[list[Rival], str]:
+    """Return all rivals that were ever chosen for a comparison, and its plain network; [] and "" if none were."""
     if not (out / RIVALS).exists():
-        return set()
-    return {rival.network for rival in _record(out / RIVALS).rivals}
+        return [], ""
+    record = _record(out / RIVALS)
+    return record.rivals, record.model
 
 
 def _record(file: Path) -> _Record:
@@ -340,6 +341,23 @@ class RivalRows:
         """Return the choices of gates that a row is a rival of, each with the kinds of cost."""
         found = {name: [cost for cost, rival in rows.items() if rival == row] for name, rows in self.of.items()}
         return {name: costs for name, costs in found.items() if costs}
+
+    def entries(
+        self, scores: Mapping[str, Sequence[float]], score: Score, *, stopped: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Return what the row of each variant in `results.json` says about rivals; see `judge` for the arguments.
+
+        Returns:
+            By row, where there is one: "rival_of", and for gates "rivals" and "against_rivals".
+        """
+        against = self.judge(scores, score, stopped=stopped)
+        found: dict[str, dict[str, Any]] = {name: {} for name in scores}
+        for name, entry in found.items():
+            if rival_of := self.rival_of(name):
+                entry["rival_of"] = rival_of
+            if name in against:
+                entry |= {"rivals": self.of[name], "against_rivals": against[name]}
+        return found
 
     def judge(
         self, scores: Mapping[str, Sequence[float]], score: Score, *, stopped: bool = False

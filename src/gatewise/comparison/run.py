@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from gatewise.comparison.rivals import (
     missing_rivals,
     of_rival,
     parse_costs,
-    recorded_networks,
+    recorded_rivals,
 )
 from gatewise.comparison.run_results import SCHEMA, add_corruptions, results_of_runs
 from gatewise.comparison.seeds import add_seeds
@@ -40,7 +39,7 @@ from gatewise.core.files import (
     remove_leftovers,
     write_json,
 )
-from gatewise.core.run_files import RECIPE, RESULTS
+from gatewise.core.run_files import RECIPE, RESULTS, run_folder
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gaternet import GaterNet
 from gatewise.gates.registry import Gate
@@ -173,7 +172,7 @@ class _Comparison:
             processes.on_main_process(partial(self.dataset.division.record, out))
         self.rivals = self._chosen_rivals()
         self.rows = RivalRows.among(asked.names, self.rivals, recipe.model)
-        self.runs = {name: [_folder(out, name, seed) for seed in range(asked.seeds)] for name in self.rows.rows}
+        self.runs = {name: [run_folder(out, name, seed) for seed in range(asked.seeds)] for name in self.rows.rows}
         self.recipes = {
             folder: recipe.of_comparison(name, seed) if name in asked.names else of_rival(recipe, name, seed)
             for name, folders in self.runs.items()
@@ -362,7 +361,7 @@ def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) ->
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
-    others = recorded_networks(out) - {recipe.model}
+    others = {rival.network for rival in recorded_rivals(out)[0]} - {recipe.model}
     for file in sorted((out / "runs").glob(f"*/seed_*/{RECIPE}")):
         if not holds_run(file.parent):
             continue
@@ -400,8 +399,3 @@ def _check_same_processes(finished: Iterable[Path], count: int) -> None:
                 f"{folder} was trained by {other} process{'es' * (other > 1)}, the other runs would be trained by "
                 f"{count}, which changes what BatchNorm learns. Start the command {with_them}, or choose another --out."
             )
-
-
-def _folder(out: Path, name: str, seed: int) -> Path:
-    slug = re.sub(r"[^a-zA-Z0-9_.=-]+", "-", name.replace(":", "--"))
-    return out / "runs" / slug / f"seed_{seed}"

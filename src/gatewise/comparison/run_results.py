@@ -49,7 +49,7 @@ def results_of_runs(
     images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
     rivals = rivals.of_finished(runs)
     verdicts = judged({name: scores[name] for name in (baseline, *rivals.gates)}, baseline, task.score, stopped=stopped)
-    against = rivals.judge(scores, task.score, stopped=stopped)
+    of_rivals = rivals.entries(scores, task.score, stopped=stopped)
     costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
@@ -60,12 +60,7 @@ def results_of_runs(
             variant["difference"] = difference_row(difference, task.score)
             variant["difference_over_images"] = difference_row(by_image, task.score)
             variant.update(verdicts.get(name, {}))
-        if rival_of := rivals.rival_of(name):
-            variant["rival_of"] = rival_of
-        if name in against:
-            variant["rivals"] = rivals.of[name]
-            variant["against_rivals"] = against[name]
-        variants.append(variant)
+        variants.append(variant | of_rivals[name])
     return {
         "schema": SCHEMA,
         "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in {"gate", "seed"}},

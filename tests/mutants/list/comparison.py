@@ -62,6 +62,15 @@ CHANGES = {
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
             ),
         },
+        "_variants": {
+            "a rival's runs are another variant": replace(
+                "of_folder.get(run.parent.name, run.parent.name)", "run.parent.name"
+            ),
+        },
+        "_add_rivals": {
+            "gates of other comparisons have rivals": replace("rival.gates in given.scores", "True"),
+            "rivals are compared as gates": replace("name not in networks", "True"),
+        },
         "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
         "_check_same_images": {"runs of other images are paired": replace("there != found", "False")},
         "of_runs": {
@@ -86,6 +95,14 @@ CHANGES = {
             "a failed command counts": remove("if code: ..."),
         },
         "_stop": {"without process groups a command goes on": remove("process.kill()")},
+    },
+    "core/run_files.py": {
+        "folder_name": {
+            "gates share a folder": replace(
+                "re.sub('[^a-zA-Z0-9_.=-]+', '-', variant.replace(':', '--'))",
+                "variant.partition(':')[0]",
+            ),
+        },
     },
     "core/statistics.py": {
         "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},
@@ -151,12 +168,6 @@ CHANGES = {
             ),
         },
         "_check_plain": {"a plain baseline with gates": replace("if found:\n    ...", "if False:\n    ...")},
-        "_folder": {
-            "gates share a folder": replace(
-                "re.sub('[^a-zA-Z0-9_.=-]+', '-', name.replace(':', '--'))",
-                "name.partition(':')[0]",
-            ),
-        },
     },
     "comparison/run_results.py": {
         "results_of_runs": {

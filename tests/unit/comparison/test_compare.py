@@ -20,6 +20,7 @@ import gatewise as gw
 from gatewise.comparison import compare, run_results, table
 from gatewise.comparison import run as comparing
 from gatewise.core.power import detectable_difference, seeds_for
+from gatewise.core.run_files import run_folder
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
 from gatewise.gates.spec import format_gates, parse_gates, parse_gates_list
@@ -465,7 +466,7 @@ def test_distinct_gates_have_distinct_folders(tmp_path: Path) -> None:
     texts += ["gct:mode=l1", "gct:mode=l2", "gct:mode=1.5", "gct:mode=15.0", "gct:eps=1e-4", "gct:eps=1e-5"]
     texts += ["gct:mode=l1,eps=1e-4", "gct:mode=l1@inner", "gct+se", "se+gct", "gct+se@inner", "gct@inner+se"]
     texts += ["gct:after_relu=true", "gct:after_relu=false", "se:rd_ratio=1/4", "se:rd_divisor=4", "se:rd_channels=4"]
-    folders = [comparing._folder(tmp_path, format_gates(parse_gates(text)), 0) for text in texts]
+    folders = [run_folder(tmp_path, format_gates(parse_gates(text)), 0) for text in texts]
     assert len(set(map(str, folders))) == len(texts)
     assert {folder.parent.parent for folder in folders} == {tmp_path / "runs"}
     for folder in folders:

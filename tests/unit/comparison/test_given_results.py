@@ -1,5 +1,6 @@
 """`gatewise judge`: tables of scores, with a row for each training or each image, and runs without their weights."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,9 @@ from scipy import stats
 
 import gatewise as gw
 from gatewise.cli import run as command
+from gatewise.comparison.rivals import Rival
+from gatewise.core.files import write_record
+from gatewise.core.run_files import folder_name
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.models.serialization import write_metrics
 
@@ -231,6 +235,35 @@ def test_comparison_can_be_put_together_from_two_folders(kept: Path, tmp_path: P
     assert {name: row["p_holm"] for name, row in variants(found).items() if name == "gct"} == {
         "gct": variants(whole)["gct"]["p_holm"]
     }
+
+
+def test_rivals_of_a_comparison_are_judged_as_such(kept: Path) -> None:
+    """The plain networks of equal cost were rows like gates, compared with none and counted by Holm's method."""
+    alone = variants(gw.judge(kept))["gct"]
+    rival = "resnet20_wider:parameters=400000"
+    for seed in range(3):
+        kept_run(kept / "runs" / folder_name(rival) / f"seed_{seed}", (4, 3, 5)[seed])
+    chosen = [
+        Rival("gct", "latency", rival, 2.0, 2.1, {"gates": [1.9, 2.1], "network": [2.0, 2.2], "ratio": [1.0, 1.1]}),
+        Rival("gct", "macs", "resnet20_wider:parameters=300000", 41e6, 41.5e6),
+        Rival("eca", "macs", "resnet20", 41e6, 41e6),
+    ]
+    record = {"model": "resnet20", "image": [3, 32, 32], "outputs": 2, "rivals": list(map(dataclasses.asdict, chosen))}
+    write_record(kept / "rivals.json", record, 1)
+    for folder in (kept, kept / "runs"):
+        results = gw.judge(folder)
+        found = variants(results)
+        assert list(found) == ["none", "gct", rival]
+        assert found["gct"]["p_holm"] == alone["p_holm"]
+        assert found["gct"]["rivals"] == {"latency": rival}
+        expected = [a - b for a, b in zip(*(found[name]["accuracy"]["values"] for name in ("gct", rival)), strict=True)]
+        assert found["gct"]["against_rivals"]["latency"]["difference"]["mean"] == pytest.approx(sum(expected) / 3)
+        assert found[rival]["rival_of"] == {"gct": ["latency"]}
+        assert "verdict" not in found[rival]
+        assert [one["gates"] for one in results["chosen_rivals"]] == ["gct", "gct"], "eca has no runs"
+        assert results["notes"] == [
+            "rival of gct by multiply-adds has no finished runs: resnet20_wider:parameters=300000"
+        ]
 
 
 def test_scores_that_are_not_defined_are_in_no_number(kept: Path) -> None:
