@@ -53,15 +53,19 @@ CHANGES = {
             ),
         },
     },
-    "comparison/given_results.py": {
+    "comparison/judging.py": {
         "_check_may_write": {
             "judge replaces the results of a comparison": replace("(out / 'runs').is_dir()", "False"),
         },
+    },
+    "comparison/given_results.py": {
         "_shared_seeds": {
             "seeds paired by position": replace(
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
             ),
         },
+    },
+    "comparison/kept_runs.py": {
         "_variants": {
             "a rival's runs are another variant": replace(
                 "of_folder.get(run.parent.name, run.parent.name)", "run.parent.name"
@@ -71,11 +75,13 @@ CHANGES = {
             "gates of other comparisons have rivals": replace("rival.gates in given.scores", "True"),
             "rivals are compared as gates": replace("name not in networks", "True"),
         },
-        "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
         "_check_same_images": {"runs of other images are paired": replace("there != found", "False")},
         "of_runs": {
             "test scores of seeds that others lack": replace("str(_seed(run / METRICS)) in shared", "True"),
         },
+    },
+    "comparison/given_table.py": {
+        "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
         "of_table": {
             "fewer errors are worse": replace("ACCURACY if score.higher_is_better else share", "ACCURACY"),
             "a row that is there twice replaces the first": replace("image in of_seed", "False"),
