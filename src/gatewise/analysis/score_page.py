@@ -17,11 +17,11 @@ from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import without_nan, write_atomically
+from gatewise.core.wording import as_lines
 from gatewise.data import Dataset, DataSource, Images, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.training import Mistake, Progress, Score, evaluate
 from gatewise.training.constant_answer import ConstantAnswer, constant_answer
-from gatewise.training.first_facts import as_lines
 from gatewise.training.runs import Run
 
 SPLITS = ("validation", "test", "train", "all")

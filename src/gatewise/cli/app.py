@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +47,7 @@ def parse_optional_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int |
 
 Integer = Annotated[int, Parameter(converter=parse_integer)]
 OptionalInteger = Annotated[int | None, Parameter(converter=parse_optional_integer)]
+_PIPE_WIDTH = 10_000
 NOT_GIVEN: Any = object()  # default of flags of which a typed "none" means something
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
@@ -92,14 +93,32 @@ def literal(text: str) -> str:
 
 
 def print_table(table: "Table") -> None:
-    """Print a table at the width of the terminal or $COLUMNS, or else, in a pipe, each row in one line."""
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000)
+    """Print a table at the width of the terminal or $COLUMNS, or else, in a pipe, each row in one line.
+
+    A table that is too wide is turned, with a column for each row, if it is narrower so.
+    """
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH)
+    rows = [[cell.text for cell in row] for row in table.rows]
+    upright = _rich_table(table.columns, rows)
+    if _width(upright) > console.width:
+        header, *turned = zip(table.columns, *rows, strict=True)
+        upright = min(upright, _rich_table(header, turned), key=_width)
+    console.print(upright)
+
+
+def _rich_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> RichTable:
     rich_table = RichTable()
-    for column in table.columns:
+    for column in columns:
         rich_table.add_column(column, overflow="fold")  # so that names are not cut off
-    for row in table.rows:
-        rich_table.add_row(*(cell.text for cell in row))
-    console.print(rich_table)
+    for row in rows:
+        rich_table.add_row(*row)
+    return rich_table
+
+
+def _width(table: RichTable) -> int:
+    """Return the width of a table without line breaks in its cells."""
+    console = Console(width=_PIPE_WIDTH)
+    return console.measure(table).maximum
 
 
 def print_json(values: Any) -> None:

@@ -42,6 +42,7 @@ def judge(
     """
     from gatewise.comparison import judge as judge_results
     from gatewise.comparison import table as comparison_table
+    from gatewise.core.wording import as_lines
 
     results = judge_results(source, baseline=baseline, out=out, lower_is_better=lower_is_better, unit=unit)
     if json_output:
@@ -49,7 +50,7 @@ def judge(
         return
     print_answer(results)
     print_table(comparison_table(results))
-    for note in results["notes"]:
-        print(note if note.startswith("warning") else f"note: {note}")
+    for line in as_lines(results["notes"]):
+        print(line)
     if out is not None:
         print(f"report: {(out / 'report.html').resolve()}")

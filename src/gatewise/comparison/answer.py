@@ -9,7 +9,7 @@ from typing import Any
 
 from gatewise.comparison.given_score import score_of
 from gatewise.core.statistics import LEVEL
-from gatewise.data.folders import counted
+from gatewise.core.wording import counted, is_warning
 from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 from gatewise.training.first_facts import FEW_IMAGES, FEW_STEPS
@@ -55,7 +55,7 @@ def _nothing_learned(results: Mapping[str, Any], score: Score, rows: Sequence[Ro
 def _limits(results: Mapping[str, Any]) -> list[str]:
     """Return what limits the worth of the comparison, of which the training has warned, in one sentence."""
     steps, images = results.get("training", {}).get("steps"), results.get("validation_images")
-    warnings = sum(note.startswith("warning") for note in results.get("notes", ()))
+    warnings = sum(is_warning(note) for note in results.get("notes", ()))
     limits = [f"few steps of training ({steps})"] if steps and steps < FEW_STEPS else []
     limits += [f"few validation images ({images})"] if images and images < FEW_IMAGES else []
     limits += [f"{counted(warnings, 'warning')} about the data (see Data in the report)"] if warnings else []

@@ -37,7 +37,7 @@ class GivenScore(Score):
         return f" {self.given_unit}" if self.given_unit not in {"", PERCENT} else " points" if self.unit else ""
 
     @property
-    def limits(self) -> tuple[float, float] | None:
+    def limits(self) -> tuple[float, float]:
         return (0.0, 100.0) if self.given_unit == PERCENT else super().limits
 
     def number(self, value: float, sign: str = "") -> str:

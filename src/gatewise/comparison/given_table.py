@@ -84,7 +84,7 @@ def _score_column(file: Path, columns: Sequence[str]) -> str:
     return others[0]
 
 
-def _number(where: str, column: str, cell: Any, limits: tuple[float, float] | None) -> float | None:
+def _number(where: str, column: str, cell: Any, limits: tuple[float, float]) -> float | None:
     """Return the number in a cell; None for an empty cell and NaN, which are trainings that failed."""
     if cell is None or cell == "":
         return None
@@ -97,7 +97,7 @@ def _number(where: str, column: str, cell: Any, limits: tuple[float, float] | No
         ) from None
     if not math.isfinite(value):
         return None
-    if limits is not None and not limits[0] <= value <= limits[1]:
+    if not limits[0] <= value <= limits[1]:
         raise errors.DataError(f"{where}: expected a {column} from {limits[0]:g} to {limits[1]:g} %, got {value:g}.")
     return value
 

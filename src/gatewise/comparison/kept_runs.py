@@ -144,7 +144,9 @@ def _check_same_images(runs: Mapping[Path, str], records: Mapping[Path, Mapping[
 def _facts_of_images(run: Path, record: Mapping[str, Tensor]) -> dict[str, str]:
     """Return what is known of the validation images of a run, the same for the same images."""
     split: dict[str, Any] = (read_config(run).get("split") or {}) if (run / CONFIG).exists() else {}
-    facts: dict[str, str] = {"divisions into training and validation images": split["sha256"]} if "sha256" in split else {}
+    facts: dict[str, str] = (
+        {"divisions into training and validation images": split["sha256"]} if "sha256" in split else {}
+    )
     if record:
         facts["numbers of validation images"] = str(len(next(iter(record.values()))))
     if "labels" in record:

@@ -18,7 +18,7 @@ from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core._validation import listed
 from gatewise.core.files import write_atomically
 from gatewise.core.run_files import RESULTS
-from gatewise.data.folders import counted
+from gatewise.core.wording import counted
 from gatewise.training import score_named
 
 _MOST_CLASSES = 100  # in a table of the page

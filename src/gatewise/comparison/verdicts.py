@@ -1,6 +1,7 @@
 """Judge scores of several networks with several seeds: intervals, differences, verdicts, and what could be seen."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -40,14 +41,12 @@ def score_row(score: Score, values: Sequence[float], images: Tensor | None = Non
     Returns:
         "mean", "low", "high", "values", and "over" ("images") for an interval over images.
     """
-    if score.limits is None:
-        return {**dataclasses.asdict(statistics.mean_interval(values)), "values": list(values)}
     lowest, highest = score.limits
     found = statistics.interval_within(values, lowest, highest)
     row = {**dataclasses.asdict(found), "values": list(values)}
-    if found.low is not None or images is None or images.dtype != torch.bool:
-        return row
     width = highest - lowest
+    if found.low is not None or images is None or images.dtype != torch.bool or not math.isfinite(width):
+        return row
     share = statistics.binomial_interval((found.mean - lowest) / width, images.shape[1])
     assert share.low is not None
     assert share.high is not None
@@ -93,7 +92,7 @@ def judged(
 def difference_row(difference: statistics.Estimate, score: Score) -> dict[str, Any]:
     """Return a difference as values of JSON, its interval within what two scores can differ by."""
     row = dataclasses.asdict(difference)
-    if score.limits is not None and row["low"] is not None:
+    if row["low"] is not None:
         widest = score.limits[1] - score.limits[0]
         row["low"], row["high"] = max(-widest, row["low"]), min(widest, row["high"])
     return row

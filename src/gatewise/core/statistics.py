@@ -75,22 +75,36 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def interval_within(values: Sequence[float], lowest: float, highest: float) -> Estimate:
-    """Return the mean of values within bounds with a 95 % interval that stays within them.
+    """Return the mean of values within bounds, of which each may be infinite, with a 95 % interval within them.
 
-    The t interval is that of the logit: with m the mean, scaled to [0, 1], and s the standard deviation, scaled alike,
-    logit(m) +- t(0.975, n - 1) * s / (sqrt(n) * m * (1 - m)), transformed back.
+    The t interval is that of a transformed mean, transformed back. With m the mean, s the standard deviation and
+    r = t(0.975, n - 1) * s / sqrt(n): for two bounds logit(m) +- r / (m * (1 - m)), all scaled to [0, 1]; for one bound
+    log(d) +- r / d, with d the distance of m to the bound; for none m +- r.
 
     >>> interval_within([40.0, 48.0], 0.0, 100.0)  # the t interval would reach from -6.8 to 94.8
     Estimate(mean=44.0, low=9.08..., high=86.07...)
+    >>> interval_within([2.0, 3.0], 0.0, math.inf)  # the t interval would reach from -3.9 to 8.9
+    Estimate(mean=2.5, low=0.19..., high=31.7...)
     """
-    plain, width = mean_interval(values), highest - lowest
-    share = (plain.mean - lowest) / width
-    if plain.low is None or plain.high is None or not 0 < share < 1:
+    plain = mean_interval(values)
+    if plain.low is None or plain.high is None or not lowest < plain.mean < highest:
         return plain
-    centre = math.log(share / (1 - share))
-    reach = (plain.high - plain.low) / 2 / width / (share * (1 - share))
-    low, high = (lowest + width / (1 + math.exp(-min(700.0, max(-700.0, centre + x)))) for x in (-reach, reach))
+    reach, below, above = (plain.high - plain.low) / 2, plain.mean - lowest, highest - plain.mean
+    if math.isinf(below) and math.isinf(above):
+        return plain
+    if math.isinf(above):
+        low, high = (lowest + below * _exp(x / below) for x in (-reach, reach))
+    elif math.isinf(below):
+        low, high = (highest - above * _exp(x / above) for x in (reach, -reach))
+    else:
+        width = highest - lowest
+        centre, scaled = math.log(below / above), reach * width / (below * above)
+        low, high = (lowest + width / (1 + _exp(-centre - x)) for x in (-scaled, scaled))
     return Estimate(plain.mean, low, high)
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(700.0, x))
 
 
 def binomial_interval(share: float, count: int) -> Estimate:

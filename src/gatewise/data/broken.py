@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core._validation import listed
+from gatewise.core.wording import counted
 from gatewise.data.division import ImagesSplit
-from gatewise.data.folders import Location, counted
+from gatewise.data.folders import Location
 from gatewise.data.images import EncodedSource
 from gatewise.data.raster import read_raster
 

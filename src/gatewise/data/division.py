@@ -15,7 +15,8 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
-from gatewise.data.folders import Location, counted
+from gatewise.core.wording import counted
+from gatewise.data.folders import Location
 from gatewise.data.grouping import MOST_COMPARED, chosen_groups, copies, frames_of_clips, joined, keys_of, same_bytes
 from gatewise.data.images import EncodedSource
 from gatewise.data.layout import SPLIT_WORDS

@@ -9,6 +9,7 @@ from pathlib import Path
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
+from gatewise.core.wording import counted
 from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Kind, Reading
 
@@ -255,16 +256,6 @@ class Location:
 
 
 _DEPTHS = ("in it", "one folder below", "two folders below", "deeper")
-
-
-def counted(count: int, what: str) -> str:
-    """Return a number and a noun; the noun, up to the word "of", gets the plural.
-
-    >>> counted(2, "file of another kind"), counted(1, "image")
-    ('2 files of another kind', '1 image')
-    """
-    head, of, tail = what.partition(" of ")
-    return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"
 
 
 def unread_kind(name: str) -> tuple[str, str] | None:

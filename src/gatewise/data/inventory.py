@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gatewise.core import _validation
+from gatewise.core.wording import as_lines
 from gatewise.data.broken import left_out_note
 from gatewise.data.division import Division
 from gatewise.data.images import Dataset, EncodedImages, Images
@@ -104,7 +105,7 @@ class Inventory:
             lines.append(f"look alike in two splits: {len(self.near):,}{example}")
         reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
         lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
-        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in self._notes)]
+        return [*lines, *as_lines(self._notes)]
 
     def _classes(self) -> list[str]:
         if not self.counts:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import counted
+from gatewise.core.wording import counted
 from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Kind
 

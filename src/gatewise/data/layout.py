@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import Location, counted
+from gatewise.core.wording import counted
+from gatewise.data.folders import Location
 from gatewise.data.reading import NO_SPLIT, Reading
 
 SPLIT_WORDS = {  # the words by which the library `datasets` knows the splits

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.wording import counted
 from gatewise.data.division import COLUMNS
-from gatewise.data.folders import TABLES, Location, counted, is_image
+from gatewise.data.folders import TABLES, Location, is_image
 from gatewise.data.labels import LabelledSplit
 from gatewise.data.layout import SPLIT_WORDS, by_split, class_folders, split_of, split_of_file
 from gatewise.data.masked_split import MaskedSplit

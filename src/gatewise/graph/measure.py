@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise.core import _validation
 from gatewise.core.log_filters import without_records
+from gatewise.core.wording import counted
 from gatewise.graph import evaluation_mode, rehearsal
 
 
@@ -177,7 +178,8 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        hardware = f"{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        cores = counted(os.cpu_count() or 1, "core")
+        hardware = f"{_cpu_name()}, {counted(torch.get_num_threads(), 'thread')} of {cores}"
     try:
         own = version("gatewise")
     except PackageNotFoundError:

@@ -1,10 +1,8 @@
 """What a training begins with, in a few lines: images, classes and steps, and warnings about what cannot work."""
 
-from collections.abc import Sequence
-
 from gatewise.core import _validation
+from gatewise.core.wording import as_lines, counted
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.data.folders import counted
 from gatewise.training.constant_answer import ConstantAnswer
 from gatewise.training.options import OptimisationOptions
 
@@ -59,11 +57,6 @@ def all_notes(dataset: Dataset | SegmentationDataset) -> list[str]:
     """Return the notes about a data set, and in which files of the results what they count is listed."""
     listings = [] if dataset.division is None else dataset.division.listings
     return [*dataset.notes, *([f"which images these are: {', '.join(listings)}"] if listings else [])]
-
-
-def as_lines(notes: Sequence[str]) -> list[str]:
-    """Return notes as they are shown; warnings say so themselves."""
-    return [note if note.startswith("warning: ") else f"note: {note}" for note in notes]
 
 
 def _outputs(dataset: Dataset | SegmentationDataset) -> str:

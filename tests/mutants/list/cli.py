@@ -18,11 +18,13 @@ CHANGES = {
             "failed training reported as usage error": replace("_print_error(error, 1)", "_print_error(error, 2)"),
         },
         "print_table": {
-            "names are cut off": remove("overflow='fold'"),
+            "wide tables are not turned": replace("_width(upright) > console.width", "False"),
+            "all tables are turned": replace("_width(upright) > console.width", "True"),
             "the width that is set is ignored": replace(
                 "sys.stdout.isatty() or 'COLUMNS' in os.environ", "sys.stdout.isatty()"
             ),
         },
+        "_rich_table": {"names are cut off": remove("overflow='fold'")},
         "_print_error": {
             "error on standard output": remove("file=sys.stderr"),
             "error of several lines": replace(

@@ -111,7 +111,10 @@ CHANGES = {
         },
     },
     "core/statistics.py": {
-        "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},
+        "interval_within": {
+            "interval of the logit is not scaled": replace("reach * width / (below * above)", "reach"),
+            "intervals cross one limit": replace("math.isinf(below) and math.isinf(above)", "math.isinf(above)"),
+        },
     },
     "comparison/verdicts.py": {
         "baseline_of": {

@@ -462,8 +462,8 @@ CHANGES = {
         },
         "environment": {
             "threads not part of the machine's key": replace(
-                "f'{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores'",
-                "f'{_cpu_name()}, some threads of {os.cpu_count()} cores'",
+                "counted(torch.get_num_threads(), 'thread')",
+                "'some threads'",
             ),
         },
     },

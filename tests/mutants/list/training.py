@@ -430,8 +430,8 @@ CHANGES = {
         },
         "": {
             "a higher error is better": replace(
-                "Score('mae', 'mean absolute error', is_fraction=False, higher_is_better=False)",
-                "Score('mae', 'mean absolute error', is_fraction=False)",
+                "Score('mae', 'mean absolute error', is_fraction=False, higher_is_better=False, lowest=0.0)",
+                "Score('mae', 'mean absolute error', is_fraction=False, lowest=0.0)",
             ),
         },
     },

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 
 import gatewise as gw
 from gatewise import cli
+from gatewise.analysis.table import Cell, Table
 from gatewise.cli import run
+from gatewise.cli.app import print_table
 from gatewise.comparison import run_results, table
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.graph import place_kind, place_names
@@ -263,6 +265,26 @@ def test_tables_of_narrow_terminals_cut_nothing_off(
     assert "…" not in text
     assert all(f"│ {name} " in text for name in [*gw.gate_names(), *place_names(), "spatial_dims"])
     assert max(len(line) for line in text.splitlines() if "│" in line) <= width
+
+
+def test_table_is_turned_where_it_is_too_wide(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison in a terminal of 80 columns had a word or half of one in each line of a cell."""
+    columns = ["gates", "accuracy % [95 % interval]", "difference to none, over seeds", "1 image (ms)"]
+    rows = [
+        [Cell("none"), Cell("85.63"), Cell("-"), Cell("2.54")],
+        [Cell("gct"), Cell("86.15"), Cell("+0.52"), Cell("3.97")],
+    ]
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(Table(columns, rows))
+    lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in printed(capsys)[0].splitlines()]
+    assert [line for line in lines if line] == [
+        list(line) for line in zip(columns, *([c.text for c in row] for row in rows), strict=True)
+    ]
+    monkeypatch.setenv("COLUMNS", "120")
+    print_table(Table(columns, rows))
+    assert "│ gct   │ 86.15 " in printed(capsys)[0]
 
 
 def test_gates_markdown_has_section_per_gate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_bench_times_all_forms_and_recommends_one(gated: Path, tmp_path: Path) -
     assert forms["dense"]["dense_over_this"] == [1, 1, 1]
     macs = results["macs"]
     assert macs["counted"] == macs["executed"] < macs["dense"]
-    assert results["environment"]["hardware"].count("1 threads") == 1
+    assert results["environment"]["hardware"].count("1 thread of ") == 1
     assert len(results["curve"]) == 10
     assert (tmp_path / "bench.svg").read_text().startswith("<svg")
     assert results["verdict"] in done.stdout.replace("\n", " ") or results["verdict"][:30] in done.stdout

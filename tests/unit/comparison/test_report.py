@@ -154,7 +154,7 @@ def test_page_says_how_it_was_made(opened: Opened) -> None:
     )
     assert facts["precision"] == "fp32"
     assert "epochs=1" in facts["recipe"]
-    assert "threads" in facts["hardware"]
+    assert "thread" in facts["hardware"]
     assert "2 seeds, 32 validation images; accuracy after the last epoch" in opened.page.locator(".lead").inner_text()
 
 

@@ -61,9 +61,20 @@ def test_interval_stays_within_limits() -> None:
     assert found.mean == 44.0
 
 
-def test_narrow_interval_is_the_t_interval() -> None:
-    within, plain = interval_within([0.9, 0.901, 0.902], 0.0, 1.0), mean_interval([0.9, 0.901, 0.902])
-    assert (within.low, within.high) == pytest.approx((plain.low, plain.high), abs=5e-5)
+def test_interval_stays_on_its_side_of_one_limit() -> None:
+    """A mean absolute error could lie between -4 and 9."""
+    reach = 12.7062 * 0.5 / 2.5  # the standard error is 0.5
+    above = interval_within([2.0, 3.0], 0.0, math.inf)
+    assert [above.low, above.high] == pytest.approx([2.5 * math.exp(-reach), 2.5 * math.exp(reach)], rel=1e-4)
+    below = interval_within([-3.0, -2.0], -math.inf, 0.0)
+    assert [below.low, below.high] == pytest.approx([-above.high, -above.low])
+    assert interval_within([2.0, 3.0], -math.inf, math.inf) == mean_interval([2.0, 3.0])
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, math.inf), (-math.inf, 1.0)])
+def test_narrow_interval_is_the_t_interval(limits: tuple[float, float]) -> None:
+    within, plain = interval_within([0.9, 0.901, 0.902], *limits), mean_interval([0.9, 0.901, 0.902])
+    assert (within.low, within.high) == pytest.approx((plain.low, plain.high), abs=7e-5)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 10), (1.0, 20), (0.0, 7), (0.93, 10_000)])

@@ -207,7 +207,7 @@ def test_environment_names_hardware_and_versions() -> None:
     assert all(isinstance(value, str) and value for value in found.values())
     assert found["device"] == "cpu"
     assert found["torch"] == torch.__version__
-    assert f"{torch.get_num_threads()} threads" in found["hardware"]
+    assert f"{torch.get_num_threads()} thread" in found["hardware"]
 
 
 def test_uninstalled_package_is_reported_as_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import EncodedFiles, Location, counted
+from gatewise.core.wording import counted
+from gatewise.data.folders import EncodedFiles, Location
 from gatewise.data.layout import class_folders, inner, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, hint_about_files, register_source
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import Location, counted
+from gatewise.core.wording import counted
+from gatewise.data.folders import Location
 from gatewise.data.layout import class_folders, is_left_out, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table

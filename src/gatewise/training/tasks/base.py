@@ -29,12 +29,16 @@ class Score:
         title: name as shown.
         is_fraction: whether it lies in [0, 1] and is shown in percent.
         higher_is_better: whether a larger value is better.
+        lowest: lowest possible value of a score that is no fraction.
+        highest: its highest possible value.
     """
 
     name: str
     title: str
     is_fraction: bool = True
     higher_is_better: bool = True
+    lowest: float = -math.inf
+    highest: float = math.inf
 
     @property
     def factor(self) -> float:
@@ -52,9 +56,9 @@ class Score:
         return " points" if self.is_fraction else ""
 
     @property
-    def limits(self) -> tuple[float, float] | None:
-        """Lowest and highest possible stored number, or None."""
-        return (0.0, 1.0) if self.is_fraction else None
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest possible stored number."""
+        return (0.0, 1.0) if self.is_fraction else (self.lowest, self.highest)
 
     @property
     def label(self) -> str:

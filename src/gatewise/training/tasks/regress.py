@@ -17,9 +17,9 @@ from gatewise.gaternet.teaching import squared_distance
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
-MAE = Score("mae", "mean absolute error", is_fraction=False, higher_is_better=False)
-RMSE = Score("rmse", "root mean squared error", is_fraction=False, higher_is_better=False)
-R2 = Score("r2", "R²", is_fraction=False)
+MAE = Score("mae", "mean absolute error", is_fraction=False, higher_is_better=False, lowest=0.0)
+RMSE = Score("rmse", "root mean squared error", is_fraction=False, higher_is_better=False, lowest=0.0)
+R2 = Score("r2", "R²", is_fraction=False, highest=1.0)
 _TARGETS = "targets"  # entry of config.json
 
 
