@@ -141,7 +141,8 @@ def _frost(library: Any, x: np.ndarray, c: tuple[float, float]) -> np.ndarray:
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith((".png", ".jpg")))
     data = (folder / names[np.random.randint(len(names))]).read_bytes()
     picture = library.cv2.imdecode(np.frombuffer(data, np.uint8), library.cv2.IMREAD_COLOR)
-    picture = library.cv2.resize(picture, (0, 0), fx=0.2, fy=0.2)[..., ::-1] / 255
+    scale = max(0.2, *(want / have for have, want in zip(picture.shape, x.shape[:2], strict=False)))
+    picture = library.cv2.resize(picture, (0, 0), fx=scale, fy=scale)[..., ::-1] / 255
     top, left = (np.random.randint(0, have - want + 1) for have, want in zip(picture.shape, x.shape[:2], strict=False))
     return np.clip(c[0] * x + c[1] * picture[top : top + x.shape[0], left : left + x.shape[1]], 0, 1)
 

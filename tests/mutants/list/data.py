@@ -608,5 +608,10 @@ CHANGES = {
             "small images with large constants": replace("min(image.shape[:2]) < SMALL", "False"),
         },
         "_seeded": {"numpy's generator not restored": remove("np.random.set_state(state)")},
+        "_frost": {
+            "frost smaller than a narrow image": replace(
+                "max(0.2, *(want / have for have, want in zip(picture.shape, x.shape[:2], strict=False)))", "0.2"
+            ),
+        },
     },
 }

@@ -74,6 +74,18 @@ def test_corruption_is_repeatable_and_keeps_shape_and_range(library: None, corru
     assert np.random.get_state()[1].tolist() == state  # type: ignore[index]
 
 
+@pytest.mark.parametrize("shape", [(24, 130), (130, 24)])
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_narrow_images_are_corrupted_to_their_ends(library: None, corruption: str, shape: tuple[int, int]) -> None:
+    """The pictures of frost were smaller than these images: numpy's traceback, after all trainings of a comparison."""
+    image = picture(130)[:, : shape[0], : shape[1]]
+    for number in range(6):
+        changed = corrupted(image, corruption, 3, number) != image
+        assert changed.shape == image.shape
+        assert changed[..., :24, :24].any()
+        assert changed[..., -24:, -24:].any()
+
+
 @pytest.mark.parametrize("corruption", ["gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "snow", "frost"])
 def test_each_image_has_its_own_noise(library: None, corruption: str) -> None:
     assert not torch.equal(corrupted(picture(), corruption, 3, 1), corrupted(picture(), corruption, 3, 2))
