@@ -93,6 +93,11 @@ def _check_split(name: str, value: object) -> None:
     """Raise unless a value is a fraction between 0 and 1, or text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise errors.InvalidTypeError(f"{name} must be a fraction or text, got {_validation.safe_repr(value)}.")
+    if name == "validation_split" and value in {None, NO_SPLIT}:
+        raise errors.InvalidValueError(
+            f"{name} is none, but validation images are needed. Give a fraction such as 0.2, the name of a split, or "
+            f"COLUMN=VALUE."
+        )
     if isinstance(value, int | float) and not 0 < value < 1:
         raise errors.InvalidValueError(
             f"{name} must be a fraction between 0 and 1, the name of a split, or COLUMN=VALUE, got {value}."

@@ -190,6 +190,11 @@ CHANGES = {
             "numbers are sorted as text": replace("key=int", "key=str"),
         },
     },
+    "data/reading.py": {
+        "_check_split": {
+            "validation images can be left out": replace("value in {None, NO_SPLIT}", "value is None"),
+        },
+    },
     "data/splitting.py": {
         "held_out": {
             "groups are divided": replace("members[group].append(index)", "members[index].append(index)"),

@@ -5,6 +5,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,13 @@ def test_test_images_can_be_held_out_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0, 1, 1.5, -0.1])
 def test_impossible_fraction_is_rejected(value: float) -> None:
     with pytest.raises(InvalidValueError, match="validation_split must be a fraction between 0 and 1"):
+        Reading(validation_split=value)
+
+
+@pytest.mark.parametrize("value", ["none", None])
+def test_validation_images_cannot_be_left_out(value: Any) -> None:
+    """`--validation-split none`, a word of `--test-split`, ended in a KeyError."""
+    with pytest.raises(InvalidValueError, match="validation images are needed"):
         Reading(validation_split=value)
 
 
