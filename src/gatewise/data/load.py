@@ -366,6 +366,8 @@ def load_pairs(
         masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
         meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     meaning.check_names(location, names)
+    for split in read.values():
+        meaning.check_values(split.masks)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)

@@ -110,6 +110,22 @@ class MaskEncoding:
                 f"{_validation.listed(self.classes, 5)}, in this order. Give masks with the values of the training."
             )
 
+    def check_values(self, masks: EncodedSource) -> None:
+        """Raise `DataError` if up to 256 masks of a split have ignored pixels, and otherwise only the first class."""
+        if self.threshold is not None:
+            return
+        found = set[int]()
+        for index in evenly_spaced(len(masks), _SAMPLED_MASKS):
+            found.update(decode_mask(masks.where(index), masks.content(index)).unique().tolist())
+            if found - {0, self.ignored}:
+                return
+        if len(found) == 2:
+            raise errors.DataError(
+                f"{masks.where(0)} and the other masks of its split have only the values 0 ({self.classes[0]}) and "
+                f"{self.ignored} (ignored), so no pixel counts as {' or '.join(self.classes[1:3])}. Write the value of "
+                f"the class instead of {self.ignored}."
+            )
+
     def decode(self, where: str, content: bytes | None) -> Tensor:
         """Decode a mask to values that `__call__` takes, (H, W); see `decode_mask`."""
         if self.threshold is None:

@@ -350,6 +350,10 @@ CHANGES = {
         "MaskEncoding.check_names": {
             "masks of other classes are scored": replace("tuple(names) != self.classes[:len(names)]", "False"),
         },
+        "MaskEncoding.check_values": {
+            "objects of 255 are ignored pixels": replace("len(found) == 2", "False"),
+            "masks without objects are rejected": replace("len(found) == 2", "True"),
+        },
         "named_classes": {
             "a mark at the head of classes.txt stays": drop_call("removeprefix"),
             "blank lines at the end are classes": drop_call("rstrip"),

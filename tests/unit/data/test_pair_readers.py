@@ -375,6 +375,22 @@ def test_ignored_value_is_not_a_class(tmp_path: Path) -> None:
     assert torch.equal(dataset.train[0][1], torch.from_numpy(np.where(mask == 1, 255, mask)))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_objects_of_255_in_one_split_are_not_ignored_pixels(tmp_path: Path, split: str) -> None:
+    """Beside masks of 0 and 1 those of 0 and 255 had no object: 100 % of the background was right."""
+    for name in ("train", "val"):
+        write_files(tmp_path / f"images/{name}", tmp_path / f"masks/{name}", range(3))
+        for number in range(3):
+            mask = np.zeros((4, 6), dtype=np.uint8)
+            mask[1:3, 2:4] = 255 if name == split else 1
+            Image.fromarray(mask).save(tmp_path / f"masks/{name}/{number:03}.png")
+    with pytest.raises(DataError, match=rf"masks/{split}/000.png and .* values 0 \(0\) and 255 \(ignored\)"):
+        load_pairs(tmp_path)
+    with pytest.raises(DataError, match=r"no pixel counts as 1"):
+        load_pairs(tmp_path, meaning=MaskEncoding(("0", "1")))
+    assert load_pairs(tmp_path, mask_threshold=1).classes == ("background", "foreground")
+
+
 def test_foreground_is_one_class_against_all_others(tmp_path: Path) -> None:
     dataset = load_pairs(split_first(tmp_path), class_names="sky,road,car", foreground="road")
     assert dataset.classes == ("road",)
@@ -770,18 +786,20 @@ def test_10000_pairs_open_by_reading_some_masks(many: Path, opened: list[str]) -
     dataset = load_pairs(many, loading="stream")
     assert (len(dataset.train), len(dataset.validation)) == (8000, 2000)
     assert dataset.classes == ("0", "1", "2")
-    # masks before the division, headers of the images of both splits, and the first pair for validation for its size
-    assert opened.count("decoded") == 256 + 2 * 128 + 2
+    # masks before the division, one of them again for its classes, headers of the images of both splits, and the first
+    # pair for validation for its size
+    assert opened.count("decoded") == 256 + 1 + 2 * 128 + 2
     assert len(opened) == 2 * opened.count("decoded")
 
 
-def test_10000_pairs_with_class_names_open_by_reading_one(
+def test_10000_pairs_with_class_names_open_by_reading_two(
     many: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "_MEMORY_LIMIT", 10_000)
     dataset = load_pairs(many, class_names="a,b,c")
     assert not dataset.train.held
-    assert [name for name in opened if "masks" in name] == [dataset.validation.masks.where(0)]
+    read = [str(many / "masks/00000.png"), dataset.validation.masks.where(0)]  # for its classes, and for its size
+    assert [name for name in opened if "masks" in name] == read
 
 
 @pytest.fixture(scope="module")
