@@ -53,7 +53,7 @@ def without_broken(
     """Return the splits without images that cannot be read, and these with their errors, if `on_broken` is "skip".
 
     Raises:
-        DataError: more than 5 % of the images of a split cannot be read.
+        DataError: more than 5 % of the images of a split cannot be read, and the reading stops there.
     """
     if location.reading.on_broken != "skip":
         return dict(splits), ()
@@ -62,10 +62,10 @@ def without_broken(
     for name, split in splits.items():
         broken, total = broken_images(split.images), len(split.images)
         if len(broken) > max(1, _MOST * total):
-            raise errors.DataError(
-                f"{location}: {len(broken):,} of {total:,} images of {split.shown or name} cannot be read, more than "
-                f"{_MOST:.0%}: {next(iter(broken.values()))}"
-            )
+            many = f"{len(broken):,} of {total:,} images of {split.shown or name} cannot be read"
+            if location.reading.stops_at_many_broken:
+                raise errors.DataError(f"{location}: {many}, more than {_MOST:.0%}: {next(iter(broken.values()))}")
+            location.say(f"warning: {many}; --on-broken skip leaves out up to {_MOST:.0%}")
         kept[name] = split.of([index for index in range(total) if index not in broken]) if broken else split
         for index, error in broken.items():
             where = split.images.where(index)  # type: ignore[union-attr]  # pyright: ignore

@@ -4,12 +4,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.wording import as_lines
 from gatewise.data.broken import left_out_note
@@ -19,6 +20,7 @@ from gatewise.data.load import DataSource
 from gatewise.data.masks import IGNORED, with_background
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.raster import read_raster
+from gatewise.data.reading import Reading
 
 _IGNORED = "ignored"  # entry of the pixels without a class
 _MANY = 12  # classes; with more, only the largest and the smallest are named
@@ -157,6 +159,12 @@ class Inventory:
         return [text]
 
 
+class _WithAnyBroken(Reading):
+    """How data is read to look at it."""
+
+    stops_at_many_broken = False
+
+
 def take_inventory(source: DataSource) -> Inventory:
     """Read a data set and look at all of its images; each is decoded once.
 
@@ -166,8 +174,13 @@ def take_inventory(source: DataSource) -> Inventory:
     Raises:
         DataError: the data set cannot be read at all.
     """
-    reading = replace(source.reading, on_broken="skip")
-    dataset = replace(source, loading="stream", reading=reading).load()
+    source = replace(source, loading="stream")
+    skipping = replace(source.reading, on_broken="skip")
+    try:
+        dataset = replace(source, reading=_WithAnyBroken(**asdict(skipping))).load()
+    except errors.DataError:
+        replace(source, reading=skipping).load()  # if too many are broken, it says so instead
+        raise
     counts: dict[str, dict[str, int]] = {}
     if isinstance(dataset, Dataset) and dataset.labels != "number":
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}

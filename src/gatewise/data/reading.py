@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gatewise import errors
 from gatewise.core import _validation
@@ -26,7 +26,13 @@ def option(default: Any, description: str, *, none_is_word: bool = False) -> Any
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a source is read and divided; each field is also a flag of the command line."""
+    """How a source is read and divided; each field is also a flag of the command line.
+
+    Attributes:
+        stops_at_many_broken: whether many images that cannot be read are an error, also if they are to be skipped.
+    """
+
+    stops_at_many_broken: ClassVar[bool] = True
 
     validation_split: float | str = option(
         0.2,

@@ -256,6 +256,10 @@ CHANGES = {
         },
     },
     "data/inventory.py": {
+        "take_inventory": {
+            "a check stops at many broken images": replace("_WithAnyBroken", "Reading"),
+            "broken images are not named as the reason": remove("replace(source, reading=skipping).load()"),
+        },
         "_pixel_counts": {"ignored pixels are not counted": replace("int(counts[IGNORED])", "0")},
         "Inventory._shares": {
             "shares of all pixels, also of those that are ignored": replace(

@@ -1,13 +1,17 @@
-"""What `gatewise check` counts in masks, against a count in loop form."""
+"""What `gatewise check` counts in masks, against a count in loop form, and of images that cannot be read."""
 
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from gatewise.data import PairSource
 from gatewise.data.inventory import take_inventory
+from gatewise.data.load import DataSource
+from gatewise.errors import DataError
+from support.picture_folders import by_class
 
 RNG = np.random.default_rng(0)
 NAMES = "sky,road,car,void"
@@ -52,3 +56,28 @@ def test_background_of_single_class_is_counted(tmp_path: Path) -> None:
     expected = {"background": counts[0], "disc": counts[1], "ignored": 0}
     assert found.details["pixel_counts"]["train"] == expected
     assert not any("ignored" in line for line in found.facts)
+
+
+def test_any_number_of_broken_images_is_counted(tmp_path: Path) -> None:
+    """More than 5 % ended the check, which named one of them."""
+    by_class(tmp_path, {"cat": 10, "dog": 10})
+    for number in range(3):
+        (tmp_path / f"cat/{number}.png").write_bytes(b"")
+    found = take_inventory(DataSource(data=str(tmp_path)))
+    assert [Path(name).name for name, _ in found.broken] == ["0.png", "1.png", "2.png"]
+    assert sum(found.counts[split]["cat"] for split in ("train", "validation")) == 7
+    assert "warning: 3 of 20 images of train cannot be read; --on-broken skip leaves out up to 5%" in found.facts
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [("train/cat", "3 of 6 images of train"), ("val", "2 of 2 images of val"), ("test", "2 of 2 images of test")],
+)
+def test_broken_images_are_the_reason_if_none_of_a_class_or_split_is_left(
+    tmp_path: Path, broken: str, expected: str
+) -> None:
+    by_class(tmp_path, {"train/cat": 3, "train/dog": 3, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1})
+    for file in (tmp_path / broken).rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{expected}/? cannot be read, more than 5%: .*{broken}.*0\.png"):
+        take_inventory(DataSource(data=str(tmp_path)))
