@@ -415,6 +415,18 @@ def test_name_of_source_is_unique(own: Callable[..., None]) -> None:
         own("digits")
 
 
+def test_folder_with_the_name_of_a_data_set_is_noted(
+    own: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data set was read instead of the user's folder, without a word."""
+    own()
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("own").notes == ()
+    class_folders(tmp_path / "own")
+    assert load_dataset("own").notes == ("own is the data set of that name; --data ./own reads your own",)
+    assert len(load_dataset("./own").train) == 6
+
+
 def test_labels_where_masks_are_expected_name_the_task(own: Callable[..., None]) -> None:
     own()
     with pytest.raises(

@@ -142,7 +142,7 @@ def has_source(location: Location, kind: type[Source]) -> bool:
 
 
 def find_source(location: Location, kind: type[Kind]) -> Kind:
-    """Return the first source of a kind that matches a location.
+    """Return the first source of a kind that matches a location; note a path of its name.
 
     Raises:
         DataError: no source matches; the message lists what is expected, and what is there.
@@ -150,6 +150,8 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
     _load_plugins()
     for source in _sources(kind):
         if source.matches(location):
+            if type(source).matches is Source.matches and location.path.exists():
+                location.say(f"{source.name} is the data set of that name; --data ./{source.name} reads your own")
             return source
     if location.is_folder:
         problem = f"{location}: for {kind.content} expected {describe_sources(kind)}; found {location.content()}"
