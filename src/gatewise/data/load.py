@@ -177,7 +177,8 @@ def _read_and_divided(
     whole, skipped = without_broken(location, named_splits(location, read, location.reading))
     whole = interpret(location, whole)
     kind, names = interpret.kind, whole["train"].classes
-    strata = {name: strata_of(split.labels, kind) for name, split in whole.items()}
+    fraction = min(location.reading.fractions, default=1.0)
+    strata = {name: strata_of(split.labels, kind, fraction) for name, split in whole.items()}
     texts = {name: [label_text(label, kind, names) for label in split.labels] for name, split in whole.items()}
     divided, division = divide(location, whole, strata, texts, skipped)
     if division.folder:

@@ -80,6 +80,11 @@ class Reading:
         """
         return [] if self.label_column is None else [name.strip() for name in self.label_column.split(",")]
 
+    @property
+    def fractions(self) -> list[float]:
+        """The splits that are given as fractions."""
+        return [value for value in (self.validation_split, self.test_split) if isinstance(value, int | float)]
+
     def __post_init__(self) -> None:
         parse_channels(self.channels)
         parse_ranges(self.value_range)
@@ -87,8 +92,7 @@ class Reading:
         _validation.check_one_of("on_broken", self.on_broken, ON_BROKEN)
         for name in ("validation_split", "test_split"):
             _check_split(name, getattr(self, name))
-        fractions = [value for value in (self.validation_split, self.test_split) if isinstance(value, int | float)]
-        if sum(fractions) >= 1:
+        if sum(self.fractions) >= 1:
             raise errors.InvalidValueError(
                 f"validation_split {self.validation_split} and test_split {self.test_split} leave no images to train "
                 f"on. Choose fractions with a sum below 1."

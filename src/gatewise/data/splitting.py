@@ -15,7 +15,7 @@ from gatewise.data.layout import split_of
 from gatewise.data.reading import NO_SPLIT, Reading
 
 RULE = 2  # version of `held_out`
-_BINS = 10  # of numbers, by quantile
+_BINS = 10  # most parts of the sorted numbers
 _ROUNDING = 1e-9  # upper bound of the rounding error of a number of images
 
 
@@ -79,14 +79,18 @@ def _taken(location: Location, splits: dict[str, AnySplit], role: str, option: s
     return splits.pop(name)
 
 
-def strata_of(labels: Sequence[Any], kind: Kind) -> list[tuple[int, ...]]:
-    """Return the strata of each image: its class, its classes, or the tenth of its first number."""
+def strata_of(labels: Sequence[Any], kind: Kind, fraction: float = 1.0) -> list[tuple[int, ...]]:
+    """Return the strata of each image: its class, its classes, or the part of the sorted first numbers.
+
+    There are at most ten parts, and not more than the images that a fraction of all holds out.
+    """
     if kind == "class":
         return [(label,) for label in labels]
     if kind == "classes":
         return [tuple(label) or (-1,) for label in labels]
     values = sorted(label[0] for label in labels)
-    bounds = [values[len(values) * part // _BINS] for part in range(1, _BINS)]
+    bins = min(_BINS, int(fraction * len(values) + 0.5))
+    bounds = [values[len(values) * part // bins] for part in range(1, bins)]
     return [(bisect_right(bounds, label[0]),) for label in labels]
 
 

@@ -201,6 +201,11 @@ CHANGES = {
             "the order of the files decides": replace("f'{purpose}{seed}/{first}'", "f'{purpose}{seed}/'"),
             "the seed changes nothing": replace("f'{purpose}{seed}/{first}'", "f'{purpose}/{first}'"),
         },
+        "strata_of": {
+            "each tenth of few numbers holds out an image": replace(
+                "min(_BINS, int(fraction * len(values) + 0.5))", "_BINS"
+            ),
+        },
         "_Chosen._free": {
             "a class may lose all training images": replace(
                 "all((self._left[s] > 1 for s in self._counts[group]))", "True"

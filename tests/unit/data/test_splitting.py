@@ -100,6 +100,20 @@ def test_numbers_are_divided_by_tenths() -> None:
     assert Counter(strata) == Counter({(tenth,): 10 for tenth in range(10)})
 
 
+@pytest.mark.parametrize(("count", "fraction", "expected"), [(20, 0.2, 4), (30, 0.1, 3), (45, 0.2, 9), (4, 0.1, 1)])
+def test_fraction_of_few_numbers_is_held_out_of_all_their_range(
+    tmp_path: Path, count: int, fraction: float, expected: int
+) -> None:
+    """A tenth of few numbers had one image held out of two or three: half of all."""
+    write_pictures(tmp_path, [f"{number}.png" for number in range(count)])
+    rows = [f"{number}.png,{number}.5" for number in range(count)]
+    (tmp_path / "ages.csv").write_text("\n".join(["file,age", *rows]))
+    reading = Reading(validation_split=fraction)
+    held = load_dataset(tmp_path / "ages.csv", reading=reading, labels="number").validation.labels.flatten().tolist()
+    assert len(held) == expected
+    assert {int(number) * expected // count for number in held} == set(range(expected))
+
+
 def test_images_that_belong_together_through_others_are_one_group() -> None:
     assert joined(5, [[0, 1], [1, 2]], [None, None, "p", "p", "q"]) == [0, 0, 0, 0, 4]
     assert joined(4, [[0, 2], [1, 3], [2, 3]], None) == [0, 0, 0, 0]
