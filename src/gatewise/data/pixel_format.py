@@ -99,7 +99,8 @@ class PixelFormat:
             raise errors.DataError(f"{where} {raster.hides_bands}. {_advice(raster.bands)}")
         elif self.of == 1 and not raster.is_grey and not _is_colourless(raster):
             raise errors.DataError(
-                f"{where} has colours, other images are grey. Add --channels gray, or --channels rgb."
+                f"{where} has colours, other images are grey. Convert it to grey, or train with --channels gray or "
+                f"--channels rgb."
             )
 
     def chosen(self, where: str, raster: Raster) -> Any:
@@ -113,7 +114,7 @@ class PixelFormat:
         if not isinstance(self.channels, str):
             if max(self.channels) > raster.bands:
                 wanted = max(self.channels)
-                raise errors.DataError(f"{where} has {raster.bands} bands, not {wanted}. Choose other --channels.")
+                raise errors.DataError(f"{where} has {raster.bands} bands, not {wanted}. Train with other --channels.")
             return raster.values[..., [band - 1 for band in self.channels]]
         if raster.picture is not None:
             picture = converted(raster.picture, {"rgb": "RGB", "gray": "L"}[self.channels], where)
@@ -153,13 +154,13 @@ def _check_16_bits(where: str, raster: Raster) -> None:
         )
 
 
-_ADVICE = "Give all images the same bands, or choose some, as in --channels 1,2,3."
+_ADVICE = "Give all images the same bands, or train with some, as in --channels 1,2,3."
 
 
 def _advice(bands: int) -> str:
-    return f"Add --channels all, or choose some, as in --channels {','.join(map(str, range(1, min(bands, 3) + 1)))}" + (
-        ", or --channels rgb." if bands > 3 else "."
-    )
+    some = ",".join(map(str, range(1, min(bands, 3) + 1)))
+    last = ", or --channels rgb" if bands > 3 else ""
+    return f"Train with --channels all, or with some, as in --channels {some}{last}."
 
 
 def _is_colourless(raster: Raster) -> bool:

@@ -96,6 +96,11 @@ CHANGES = {
         "PixelFormat.check_bands": {
             "a colour file in grey data loses its colours": replace("self.of == 1", "False"),
             "files of more bands lose some": replace("raster.bands != self.of", "raster.bands < self.of"),
+            "predict advises a flag of training": replace(
+                "f'{where} has colours, other images are grey. Convert it to grey, or train with --channels gray or "
+                "--channels rgb.'",
+                "f'{where} has colours, other images are grey. Add --channels gray, or --channels rgb.'",
+            ),
         },
         "PixelFormat._scaled": {
             "ranges apply to 8 bits too": replace("ranges and kind != self.kind", "False"),
