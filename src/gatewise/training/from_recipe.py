@@ -311,7 +311,7 @@ def build(
         seed=optimisation.seed,
         processes=processes,
         sample=sample,
-        teacher=_teacher(plan, dataset, initial),
+        teacher=_teacher(plan, task, dataset, initial),
     )
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
     test = (
@@ -346,12 +346,12 @@ def _check_routes_can_be_drawn(network: nn.Module, images: int) -> None:
 
 
 def _teacher(
-    plan: Plan, dataset: Dataset | SegmentationDataset, initial: Initial
+    plan: Plan, task: Task, dataset: Dataset | SegmentationDataset, initial: Initial
 ) -> tuple[str | nn.Module, float, float] | None:
     """Return the teacher with the weight and the temperature of what it teaches, or None."""
     if plan.teacher is None:
         return None
-    teacher = SELF if plan.teacher == SELF else load_teacher(plan.teacher, dataset, initial.mean, initial.std)
+    teacher = SELF if plan.teacher == SELF else load_teacher(plan.teacher, task, dataset, initial.mean, initial.std)
     return teacher, plan.teacher_weight, plan.teacher_temperature
 
 

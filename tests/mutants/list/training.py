@@ -309,6 +309,9 @@ CHANGES = {
             "patterns are no paths": replace("set('*?{')", "set()"),
         },
     },
+    "training/teacher.py": {
+        "load_teacher": {"a teacher of another task": replace("spec.kind.name != task.name", "False")},
+    },
     "training/run_folder.py": {
         "holds_run": {
             "weights without metrics are overwritten": replace(
@@ -422,6 +425,11 @@ CHANGES = {
     "training/tasks/regress.py": {
         "Regression.loss": {
             "numbers are learned in their unit": replace("standardised", "targets"),
+        },
+        "Regression.translated": {
+            "a teacher's numbers are in another unit": replace(
+                "logits * scale.to(logits.device) + shift.to(logits.device)", "logits"
+            ),
         },
         "Regression.restore": {
             "the unit is forgotten": remove(

@@ -278,6 +278,10 @@ class Task(ABC):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean training loss of a batch, a scalar."""
 
+    def translated(self, logits: Tensor, source: "Task") -> Tensor:  # noqa: ARG002
+        """Return what a network of this task has to return to say the same as one of `source` that returns `logits`."""
+        return logits
+
     def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return how far each image's outputs are from those of a teacher, (N,)."""
         return class_divergence(logits, teacher, temperature)

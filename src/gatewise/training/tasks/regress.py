@@ -98,6 +98,12 @@ class Regression(Task):
         standardised = (targets - self.mean.to(targets.device)) / self.std.to(targets.device)
         return nn.functional.smooth_l1_loss(logits.float(), standardised)
 
+    def translated(self, logits: Tensor, source: Task) -> Tensor:
+        if not isinstance(source, Regression):
+            return logits
+        scale, shift = source.std / self.std, (source.mean - self.mean) / self.std
+        return logits * scale.to(logits.device) + shift.to(logits.device)
+
     def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return squared_distance(logits, teacher, temperature)
 
