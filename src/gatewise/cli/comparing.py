@@ -117,8 +117,14 @@ def compare(
     from gatewise.training.trackers import parse_trackers
 
     if of_command.command is not None or of_command.score_from is not None:
-        unused = [flag_of(name) for name in given_flags(flags)]
-        unused += ["--recipe"] * (recipe is not None) + ["--rivals"] * bool(rivals)
+        others = {
+            "--recipe": recipe is not None,
+            "--workers": workers is not None,
+            "--rivals": bool(rivals),
+            "--corruptions": corruptions,
+            "--track": track != "tensorboard",
+        }
+        unused = [*map(flag_of, given_flags(flags)), *(name for name, given in others.items() if given)]
         results = _compare_command(of_command, unused, gates.split(","), seeds, out, detect=detect, ray=ray)
     elif of_command.given:
         raise errors.InvalidValueError(f"{of_command.given[0]} is for --command. Omit it.")

@@ -12,7 +12,7 @@ import torch
 
 from gatewise import errors
 from gatewise.comparison.given_results import Given
-from gatewise.comparison.given_score import NAME, GivenScore
+from gatewise.comparison.given_score import NAME, PERCENT, GivenScore
 from gatewise.core import _validation
 from gatewise.data.table_files import read_table
 from gatewise.training.tasks.base import ACCURACY
@@ -59,8 +59,8 @@ def of_table(file: Path, score: GivenScore) -> Given:
     }
     if all(((of == 0) | (of == 1)).all() for of_seeds in images.values() for of in of_seeds.values()):
         images = {name: {seed: of.bool() for seed, of in of_seeds.items()} for name, of_seeds in images.items()}
-        if not score.given_unit:  # right or wrong: the mean is an accuracy, or a fraction of another kind
-            share = dataclasses.replace(score, is_fraction=True)
+        if score.given_unit in {"", PERCENT}:  # right or wrong: the mean is an accuracy, or a fraction of another kind
+            share = dataclasses.replace(score, is_fraction=True, given_unit="")
             return Given(ACCURACY if score.higher_is_better else share, scores, images)
     return Given(score, scores, images)
 

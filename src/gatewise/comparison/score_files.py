@@ -22,7 +22,7 @@ class ScoreFile:
     """Where a score is.
 
     Attributes:
-        pattern: name of the file below the output folder of a training, or a glob with exactly one match.
+        pattern: path of the file in the output folder of a training, or a name or glob with exactly one match below it.
         entry: column of a table, or path of an entry in a JSON file, such as val.accuracy or scores.0. JSON and
             JSON lines (an object in each line) are known by their content, under any name.
         which: for a column or a list: last, best, max or min.
@@ -75,6 +75,9 @@ class ScoreFile:
         return numbers[-1] if self.which == "last" else choose[self.which](numbers)
 
     def _file(self, folder: Path) -> Path:
+        named = folder / self.pattern
+        if named.is_file():
+            return named
         files = sorted(file for file in folder.rglob(self.pattern) if file.is_file())
         if len(files) != 1:
             found = ", ".join(str(file.relative_to(folder)) for file in (files or sorted(folder.rglob("*")))[:8])

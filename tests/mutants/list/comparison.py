@@ -84,12 +84,16 @@ CHANGES = {
         "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
         "of_table": {
             "fewer errors are worse": replace("ACCURACY if score.higher_is_better else share", "ACCURACY"),
+            "0 and 1 are percentages": replace("score.given_unit in {'', PERCENT}", "not score.given_unit"),
             "a row that is there twice replaces the first": replace("image in of_seed", "False"),
         },
     },
     "comparison/score_files.py": {
         "_one_value": {"JSON lines need their suffix": replace("'Extra data' in str(error)", "False")},
-        "ScoreFile._file": {"first of several score files": replace("len(files) != 1", "not files")},
+        "ScoreFile._file": {
+            "first of several score files": replace("len(files) != 1", "not files"),
+            "a score file is not found where it is named": replace("named.is_file()", "False"),
+        },
         "ScoreFile.read": {"best is always the highest": replace("max if higher_is_better else min", "max")},
     },
     "comparison/script_runs.py": {

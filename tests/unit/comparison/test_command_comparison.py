@@ -153,6 +153,11 @@ def test_no_shell_interprets_the_command(tmp_path: Path) -> None:
         (["--command", "x"], "--command and --score-from go together"),
         (["--score-from", TOP1], "--command and --score-from go together"),
         (["--command", "x", "--score-from", TOP1, "--epochs", "3"], "--epochs is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--recipe", "r.yaml"], "--recipe is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--rivals", "macs"], "--rivals is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--corruptions"], "--corruptions is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--workers", "0"], "--workers is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--track", "none"], "--track is not for --command"),
         (["--baseline", "se"], "--baseline is for --command"),
         (["--unit", "%"], "--unit is for --command"),
     ],
@@ -212,6 +217,15 @@ def test_score_of_json_lines_whatever_the_name(tmp_path: Path, name: str) -> Non
         ScoreFile.parse(f"{name}:top5").read(tmp_path, higher_is_better=True)
     (tmp_path / name).write_text('{"epoch": 0, "val.acc": 5}\n')
     assert ScoreFile.parse(f"{name}:val.acc").read(tmp_path, higher_is_better=True) == 5, "after one epoch"
+
+
+@pytest.mark.parametrize("named", ["state.json", "./state.json"])
+def test_score_file_in_the_output_folder_wins_over_those_below(tmp_path: Path, named: str) -> None:
+    """trainer_state.json beside checkpoint-10/trainer_state.json could not be named."""
+    for folder, score in ((tmp_path, 5), (tmp_path / "checkpoint-10", 4)):
+        folder.mkdir(exist_ok=True)
+        (folder / "state.json").write_text(f'{{"best": {score}}}')
+    assert ScoreFile.parse(f"{named}:best").read(tmp_path, higher_is_better=True) == 5
 
 
 def test_score_file_must_be_one(tmp_path: Path) -> None:

@@ -101,12 +101,21 @@ def test_rows_of_images(tmp_path: Path) -> None:
         gw.judge(table(tmp_path, "\n".join(["variant,seed,image,correct", *rows[:-1]])))
 
 
-def test_wrong_answers_of_images_are_better_if_fewer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["", "%"])
+def test_right_answers_of_images_are_shown_in_percent(tmp_path: Path, unit: str) -> None:
+    """With --unit %, two of three were 0.67 %."""
+    rows = [f"a,{seed},{image},{image > 0}" for seed in range(2) for image in range(3)]
+    gw.judge(table(tmp_path, "\n".join(["variant,seed,image,correct", *rows])), unit=unit, out=tmp_path / "judged")
+    assert "| 66.67 [" in (tmp_path / "judged/results.md").read_text()
+
+
+@pytest.mark.parametrize("unit", ["", "%"])
+def test_wrong_answers_of_images_are_better_if_fewer(tmp_path: Path, unit: str) -> None:
     """The better network was called the worse one, and errors were shown as accuracy."""
     rows = [f"{name},{seed},{image},{image < wrong}" for name, wrong in (("none", 6), ("gct", 2))
             for seed in range(3) for image in range(8 + seed)[:8]]  # fmt: skip
     file = table(tmp_path, "\n".join(["variant,seed,image,error", *rows]))
-    results = gw.judge(file, lower_is_better=True, out=tmp_path / "judged")
+    results = gw.judge(file, unit=unit, lower_is_better=True, out=tmp_path / "judged")
     found = variants(results)
     assert found["none"]["score"]["values"] == [0.75] * 3, "True is 1"
     assert found["none"]["score"]["over"] == "images"
