@@ -340,6 +340,9 @@ CHANGES = {
         },
     },
     "analysis/sections.py": {
+        "_value_drawings": {
+            "images without gate values end the page": replace("most.by_class.isnan().all()", "False"),
+        },
         "overview": {
             "runs on other images side by side": replace(
                 "len({run.source.of_validation() for run in runs}) == 1", "True"
