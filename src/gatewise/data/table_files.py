@@ -23,7 +23,7 @@ from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, RECIPE, RELATIVE_TO, RESULTS
 from gatewise.data.folders import EncodedFiles, Location, expanded, is_image
 
-_SAMPLE = 100  # rows that tell which column has the images
+SAMPLE = 100  # rows that tell which column has the images
 _DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}  # the candidates, the usual one first
 
 
@@ -245,7 +245,7 @@ def _named_folder(folder: Path) -> Path | None:
 def most_found(table: Table, folder: ImageFolder) -> dict[str, int]:
     """Return how many of the first cells of each column name exactly one image; columns without any are left out."""
     counts = {
-        name: sum(len(folder.find(cell)) == 1 for cell in cells[:_SAMPLE] if isinstance(cell, str | int))
+        name: sum(len(folder.find(cell)) == 1 for cell in cells[:SAMPLE] if isinstance(cell, str | int))
         for name, cells in table.columns.items()
     }
     return {name: count for name, count in counts.items() if count}

@@ -283,6 +283,16 @@ CHANGES = {
             "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
         },
     },
+    "data/image_column.py": {
+        "_signs": {
+            "row numbers name images as well as names of files": replace(
+                "_are_file_names(cells) + (column.lower() in _USUAL) - (column.lower() in INDEX)", "0"
+            ),
+        },
+        "check_not_several": {
+            "the first of two columns that name other images is read": replace("others != images", "False"),
+        },
+    },
     "data/table_layout.py": {
         "tables_of": {
             "the last table of a split wins": replace(

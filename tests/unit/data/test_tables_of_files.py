@@ -325,6 +325,36 @@ def test_numbered_files_are_told_from_numbered_labels(tmp_path: Path) -> None:
     assert (dataset.classes, count(dataset)) == (("0", "1"), 20)
 
 
+@pytest.mark.parametrize("other", ["", "index", "nr"])
+def test_names_of_files_win_over_row_numbers(tmp_path: Path, other: str) -> None:
+    """The labels went to the images that are numbered as the rows."""
+    write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    rows = "".join(f"{n},{7 * n % 20}.png,{'odd' if n % 2 else 'even'}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(f"{other},photo,label\n{rows}")
+    division = load_dataset(tmp_path).division
+    assert division is not None
+    assert {name: label for name, label, _, _ in division.rows} == {
+        f"{n}.png": "odd" if n % 2 else "even" for n in range(20)
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "named"),
+    [
+        ("id,photo", "{},{}.png", "photo or id"),
+        ("before,after", "{}.png,{}.png", "before or after"),
+        ("nr,rank", "{},{}", "nr or rank"),
+    ],
+)
+def test_two_columns_that_name_other_images_are_an_error(tmp_path: Path, columns: str, cells: str, named: str) -> None:
+    write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    rows = "".join(f"{cells.format(n, 7 * n % 20)},{n % 2}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(f"{columns},label\n{rows}")
+    with pytest.raises(DataError, match=rf"t\.csv: which column names the images, {named}\? Add --image-column"):
+        load_dataset(tmp_path)
+    assert count(load_dataset(tmp_path, reading=Reading(image_column=columns.partition(",")[2]))) == 20
+
+
 @pytest.mark.parametrize(
     "names", [("golden retriever", "poodle"), ("red car", "red bus"), ("tench, Tinca", "goldfish")]
 )
