@@ -66,14 +66,15 @@ class Location:
 
     Attributes:
         text: the name or path, as text.
-        path: the same, as a path.
+        path: the same, as a path, with which the paths of all images in it begin.
         root: the folder to which the names of images are relative; a source that reads a table sets it.
         notes: what was found and left out while reading, a line each.
         training_notes: those of them that concern a training only, not every use of the images.
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
-        self.text, self.path = str(source), expanded(source)
+        self.text, path = str(source), expanded(source)
+        self.path = path if path.parts else path.absolute()  # "." is no start of the paths in it
         self.root = self.path
         self.reading = reading or Reading()
         self.labels: Kind = labels

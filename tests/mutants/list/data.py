@@ -121,6 +121,11 @@ CHANGES = {
         },
     },
     "data/folders.py": {
+        "Location.__init__": {
+            "two letters of the paths below the working folder are cut off": replace(
+                "path if path.parts else path.absolute()", "path"
+            ),
+        },
         "Location._listing": {
             "circular links are followed": remove("inside.remove(name)"),
             "folder without permission ignored": remove(

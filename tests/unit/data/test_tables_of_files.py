@@ -313,6 +313,21 @@ def test_files_are_found_as_they_are_written(tmp_path: Path, cell: str) -> None:
     assert count(load_dataset(tmp_path)) == 20
 
 
+@pytest.mark.parametrize("data", [".", "t.csv"])
+@pytest.mark.parametrize("cell", ["images/{}.png", "{}.png"])
+def test_files_are_found_below_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, cell: str
+) -> None:
+    """The first two letters of each path were cut off."""
+    table(pictures(tmp_path), "t.csv", "image,kind", lambda n: f"{cell.format(n)},{label_of(n)}")
+    monkeypatch.chdir(tmp_path)
+    dataset = load_dataset(data)
+    assert count(dataset) == 20
+    assert not any("without a row" in note for note in dataset.notes)
+    assert dataset.division is not None
+    assert dataset.division.rows[0][0].startswith("images/")
+
+
 def test_cells_may_have_line_breaks(tmp_path: Path) -> None:
     table(pictures(tmp_path), "t.csv", "image,text,label", lambda n: f'{n}.png,"two\nlines",{label_of(n)}')
     assert count(load_dataset(tmp_path)) == 20
