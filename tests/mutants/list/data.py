@@ -137,6 +137,7 @@ CHANGES = {
         },
         "Location._files": {
             "files that are no images are images": replace("not is_image(name)", "False"),
+            "names in another encoding are read": replace("_is_in_other_encoding(start + name)", "False"),
         },
         "_is_below": {
             "a folder whose name continues is inside": replace("start + os.sep", "start"),
