@@ -15,6 +15,7 @@ from gatewise.data.folders import TABLES, Location, is_image
 from gatewise.data.labels import LabelledSplit
 from gatewise.data.layout import SPLIT_WORDS, by_split, class_folders, split_of, split_of_file
 from gatewise.data.masked_split import MaskedSplit
+from gatewise.data.reading import OtherReading
 from gatewise.data.table_files import ImageFolder, Table, most_found, read_table, without_parents
 from gatewise.data.tables import further_columns, has_image_column
 
@@ -40,10 +41,11 @@ def tables_of(location: Location) -> dict[str, Path]:
     if metadata := _metadata(root):
         return {"train": _only(location, metadata)}
     inside = {folder: _table_in(location, folder) for folder in location.image_counts() if split_of(folder)}
+    is_enough = isinstance(location.reading, OtherReading) and all(split_of(path.stem) for path in root)
     for found in (inside, {path.name: path for path in _named_as_splits(location, root)}):
         tables = {name: path for name, path in found.items() if path is not None}
         splits = by_split(location, tables)
-        if "train" in splits:
+        if "train" in splits or (splits and is_enough):
             return {split: tables[name] for split, name in splits.items()}
     if len(root) > 1:
         root = _naming_images(location, root)

@@ -243,6 +243,11 @@ CHANGES = {
         },
     },
     "data/division.py": {
+        "_held_out": {
+            "images are held out of data that has validation images only": replace(
+                "isinstance(reading, OtherReading) and reading.stands_for_all", "False"
+            ),
+        },
         "divide": {
             "held-out images are trained on": drop_call("difference"),
         },
@@ -331,6 +336,11 @@ CHANGES = {
         },
     },
     "data/load.py": {
+        "_shared": {
+            "images that stand for two splits are scored twice": replace(
+                "splits['train'] if divided[name] is divided['train'] else own", "own"
+            ),
+        },
         "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
@@ -524,6 +534,9 @@ CHANGES = {
         },
     },
     "data/sources/class_folders.py": {
+        "ClassFolders.matches": {
+            "images of one class cannot be scored": replace("isinstance(reading, OtherReading)", "False"),
+        },
         "_read_split": {
             "masks are classes": replace("singular <= _OF_MASKS | {'image', 'img'} and singular & _OF_MASKS", "False"),
             "an empty folder is a class": replace(
