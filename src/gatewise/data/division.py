@@ -175,7 +175,7 @@ def divide(
         for role in found
     }
     _say_held_out(location, splits, {role: len(rows) for role, rows in held.items()})
-    if held and not location.reading.group and (clip := frames_of_clips(images.keys)):
+    if held and not location.group and (clip := frames_of_clips(images.keys)):
         location.say(
             f"names such as {clip}_... look like frames of one clip, which may be divided; --group '(.+)_' keeps each "
             f"together",
@@ -237,7 +237,7 @@ class _Everything:
         keys: name of each image.
         texts: label of each image.
         groups: number of the group of each image.
-        named: group of each image that `--group` says, None without.
+        named: group of each image that `--group` or a split.csv says, None without.
         identical: positions of files with the same bytes.
         copied: positions of augmented copies of one picture.
         are_files: whether each image is a file of its own.
@@ -262,8 +262,8 @@ class _Everything:
             files += [
                 None if isinstance(split.images, Tensor) else split.images.file(index) for index in range(len(keys))
             ]
-            if location.reading.group is not None:
-                named += chosen_groups(location.reading.group, keys, split.columns)
+            if location.group is not None:
+                named += chosen_groups(location.group, keys, split.columns)
         self.are_files = all(file is not None for file in files)
         self.named = named or None
         found = same_bytes(files)
@@ -307,7 +307,8 @@ class _Everything:
             location: gets the notes.
             where: split of each image that is used.
         """
-        self._check_named(location, where)
+        if location.reading.group is not None:
+            self._check_named(location, where)
         pairs = dict(self._across(self.identical, where))
         totals: defaultdict[str, int] = defaultdict(int)
         for split in where.values():

@@ -80,6 +80,7 @@ class Location:
     Attributes:
         text: the name or path, as text.
         path: the same, as a path, with which the paths of all images in it begin.
+        group: what says which images belong together, see `Reading`; a source that reads a split.csv sets it.
         root: the folder to which the names of images are relative; a source that reads a table sets it.
         notes: what was found and left out while reading, a line each.
         training_notes: those of them that concern a training only, not every use of the images.
@@ -90,6 +91,7 @@ class Location:
         self.path = path if path.parts else path.absolute()  # "." is no start of the paths in it
         self.root = self.path
         self.reading = reading or Reading()
+        self.group = self.reading.group
         self.labels: Kind = labels
         self.notes: list[str] = []
         self.training_notes: list[str] = []

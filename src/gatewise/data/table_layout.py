@@ -139,8 +139,8 @@ def say_unused(location: Location, table: Table, folder: ImageFolder, files: Seq
 
 def use_groups(location: Location, table: Table) -> None:
     """Let the column `group` of a split.csv say which images belong together, unless an option does."""
-    if tuple(table.columns) == COLUMNS and location.reading.group is None:
-        location.reading = dataclasses.replace(location.reading, group="group")
+    if tuple(table.columns) == COLUMNS and location.group is None:
+        location.group = "group"
 
 
 def splits_of(location: Location, table: Table) -> tuple[list[str], list[str] | None]:
