@@ -16,7 +16,7 @@ from gatewise.data.labels import LabelledSplit
 from gatewise.data.layout import SPLIT_WORDS, by_split, class_folders, split_of, split_of_file
 from gatewise.data.masked_split import MaskedSplit
 from gatewise.data.reading import OtherReading
-from gatewise.data.table_files import ImageFolder, Table, most_found, read_table, without_parents
+from gatewise.data.table_files import ImageFolder, Table, folded, most_found, read_table, without_parents
 from gatewise.data.tables import further_columns, has_image_column
 
 METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)  # Hugging Face's names
@@ -126,8 +126,8 @@ def _check_apart(table: Table, column: str, found: Sequence[Sequence[str]]) -> N
 
 
 def _end(cell: str) -> str:
-    """Return the end of a path in the form in which it can be compared: without .., case and suffix."""
-    path = without_parents(posixpath.normpath(cell.strip().replace("\\", "/").lower()))
+    """Return the end of a path in the form in which it can be compared: folded, without .. and suffix."""
+    path = without_parents(posixpath.normpath(folded(cell.strip().replace("\\", "/"))))
     return f"/{path.rpartition('.')[0] if is_image(path) else path}"
 
 

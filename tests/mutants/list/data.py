@@ -293,6 +293,9 @@ CHANGES = {
         "ImageFolder.find": {
             "a path out of the folder is an image in it": replace("text.startswith('../')", "False", nth=1),
         },
+        "folded": {
+            "accents in another form are other names": replace("unicodedata.normalize('NFC', text)", "text"),
+        },
         "ImageFolder.__init__": {
             "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
         },

@@ -2,9 +2,11 @@
 
 import json
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -326,6 +328,18 @@ def test_files_are_found_below_the_working_folder(
     assert not any("without a row" in note for note in dataset.notes)
     assert dataset.division is not None
     assert dataset.division.rows[0][0].startswith("images/")
+
+
+@pytest.mark.parametrize("cell", ["{}.png", "photos/images/{}.PNG", "{}"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_accents_in_another_form_are_the_same_name(tmp_path: Path, cell: str, in_table: Literal["NFC", "NFD"]) -> None:
+    """An archive made on a Mac has e and an accent where a table has one letter: no column named images."""
+    letter = unicodedata.lookup("LATIN SMALL LETTER E WITH ACUTE")
+    other: Literal["NFC", "NFD"] = "NFD" if in_table == "NFC" else "NFC"
+    write_pictures(tmp_path, [unicodedata.normalize(other, f"images/{letter}{n}.png") for n in range(20)])
+    rows = "".join(f"{cell.format(f'{letter}{n}')},{n % 2}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(unicodedata.normalize(in_table, f"image,label\n{rows}"), encoding="utf-8")
+    assert count(load_dataset(tmp_path)) == 20
 
 
 def test_cells_may_have_line_breaks(tmp_path: Path) -> None:
