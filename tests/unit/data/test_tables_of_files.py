@@ -446,6 +446,16 @@ def test_arrays_are_read(tmp_path: Path, names: tuple[str, ...], sizes: tuple[in
         assert (len(dataset.train), len(dataset.validation)) == sizes
 
 
+def test_arrays_of_images_without_labels_are_named(tmp_path: Path) -> None:
+    """They were left out without a word, also those for validation."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, 6, 6), dtype=np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=labels, test_images=images)
+    assert "test has no labels and is not used" in load_dataset(tmp_path).notes
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=labels, val_images=images)
+    with pytest.raises(DataError, match=r": validation has images and no labels\. Add validation_labels\."):
+        load_dataset(tmp_path)
+
+
 def test_arrays_of_other_types_are_rejected(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=np.zeros((4, 6, 6)), labels=np.arange(4) % 2)
     with pytest.raises(DataError, match=r"of type uint8, got \(4, 6, 6\) of type float64"):

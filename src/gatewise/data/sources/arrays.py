@@ -50,12 +50,22 @@ class Arrays(LabelledSource):
                 f"{file}: expected arrays train_images and train_labels (or x_train and y_train, images and labels), "
                 f"found {_validation.listed(list(arrays))}."
             )
+        for split in splits.keys() - complete.keys():
+            _leave_out(location, split, *splits[split])
         return {
             split: LabelledSplit(
                 _pixels(file, parts["images"]), _labels(file, parts["labels"], location.labels), shown=split
             )
             for split, parts in complete.items()
         }
+
+
+def _leave_out(location: Location, split: str, present: str) -> None:
+    """Say that test images without labels are not used; raise `DataError` for other splits with one array."""
+    missing = "labels" if present == "images" else "images"
+    if split != "test":
+        raise errors.DataError(f"{location}: {split} has {present} and no {missing}. Add {split}_{missing}.")
+    location.say(f"test has no {missing} and is not used")
 
 
 def _file(location: Location) -> Path | None:
