@@ -162,6 +162,12 @@ CHANGES = {
         "_texts": {
             "whole numbers are written as fractions": replace("int(label)", "label"),
         },
+        "_texts_of": {
+            "whole numbers of a CSV are written as fractions": replace(
+                "text if text in known else text.removesuffix('.0')", "text"
+            ),
+            "classes of an older run are renamed": replace("text in known", "False"),
+        },
         "Interpreter._delimiter": {
             "labels of validation images are divided otherwise": replace(
                 "('train', *splits)", "('validation', *splits)"
