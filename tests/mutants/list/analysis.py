@@ -327,6 +327,11 @@ CHANGES = {
         },
     },
     "analysis/score_page.py": {
+        "_parts": {
+            "training images are scored beside test images": replace(
+                "division and division.rule and ('test' not in present)", "division and division.rule"
+            ),
+        },
         "_constant": {
             "the constant answer is scored on other images than the network": replace(
                 "constant_answer(run.task, dataset, labels)", "constant_answer(run.task, dataset)"
