@@ -136,6 +136,18 @@ def test_checkpointed_step_counts_budget_once() -> None:
     assert float(gw.gate_loss(net)) == 0
 
 
+def test_checkpointed_step_is_taught_by_the_network_itself() -> None:
+    """The recomputed forward with all gates open was taken for one that had lost its gates."""
+    gradients = []
+    for run in (lambda net: checkpoint(net, batch(), use_reentrant=False), lambda net: net(batch())):
+        net = made("GaterNet").train()
+        criterion = gw.GateLoss(gw.TeacherLoss(nn.functional.cross_entropy, net), net)
+        criterion(run(net), labels()).backward()
+        gradients.append([p.grad for p in net.parameters()])
+    assert gradients[0][0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of the evaluation in between
 def test_wrong_gradients_of_reentrant_checkpoints_rejected_after_eval() -> None:
     net = made("GaterNet").train()

@@ -80,7 +80,7 @@ def _occupied(layers: Sequence[Depth], counts: Tensor, edges: Tensor, line: floa
     means = torch.tensor([*(layer.mean for layer in layers), line])
     seen = torch.cat([edges[filled], edges[filled + 1], bars.clamp(edges[0], edges[-1]), means])
     low, high = (float(end) for end in seen[seen.isfinite()].aminmax())
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) or 0.05
     return low - margin, high + margin
 
 

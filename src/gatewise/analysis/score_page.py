@@ -190,9 +190,9 @@ def _streamed(source: DataSource, on_broken: str | None) -> Dataset | Segmentati
 
 
 def _parts(run: Run, split: str | None) -> Sequence[Any]:
-    """Return the splits to score."""
-    dataset: Any = run.dataset
-    present = [name for name in ("train", "validation", "test") if getattr(dataset, name) is not None]
+    """Return the splits to score; of splits that are the same images only the last counts."""
+    splits = {name: getattr(run.dataset, name) for name in ("train", "validation", "test")}
+    present = list({id(images): name for name, images in splits.items() if images is not None}.values())
     if split == "all":
         return present
     if split is not None:
@@ -201,8 +201,8 @@ def _parts(run: Run, split: str | None) -> Sequence[Any]:
         return [split]
     if run.data is None:
         return ["validation"]
-    held_out = dataset.division is not None and dataset.division.rule
-    return present if held_out else [present[-1]]
+    division: Any = getattr(run.dataset, "division", None)
+    return present if division and division.rule and "test" not in present else [present[-1]]
 
 
 def _names(run: Run) -> list[str]:

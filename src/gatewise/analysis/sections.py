@@ -188,7 +188,8 @@ def _value_drawings(found: Sequence[GateSummary], task: Task | None) -> list[Dra
     if task is not None and groups:
         by_depth.append(gate_figures.classes_by_depth(found, groups, kinds=task.groups_are))
         most = max(found, key=GateSummary.dependence)
-        by_class.append(gate_figures.classes_by_channel(most, groups, kinds=task.groups_are))
+        if not most.by_class.isnan().all():
+            by_class.append(gate_figures.classes_by_channel(most, groups, kinds=task.groups_are))
     suffix = "added" if found[0].is_additive else "factors"
     return [*(drawing.renamed(suffix) for drawing in by_depth), *by_class]
 

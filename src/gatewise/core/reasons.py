@@ -1,10 +1,13 @@
 """The reason of another library's exception in one line, and its conversion to an error of gatewise."""
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gatewise import errors
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")  # of terminals, in messages of torch.export
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:
@@ -15,7 +18,7 @@ def reason_of(error: BaseException, most: int = 300) -> str:
     """
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    message = " ".join(str(error).split())[:most].rstrip(".")
+    message = " ".join(_COLOURS.sub("", str(error)).split())[:most].rstrip(".")
     kind = type(error).__name__
     if isinstance(error, LookupError) and message:  # a key alone explains nothing
         return f"{kind}: {message}"

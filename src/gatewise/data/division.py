@@ -20,6 +20,7 @@ from gatewise.data.folders import Location
 from gatewise.data.grouping import MOST_COMPARED, chosen_groups, copies, frames_of_clips, joined, keys_of, same_bytes
 from gatewise.data.images import EncodedSource
 from gatewise.data.layout import SPLIT_WORDS
+from gatewise.data.reading import OtherReading
 from gatewise.data.splitting import RULE, Split, held_out
 
 SPLIT_FILE = "split.csv"
@@ -155,7 +156,8 @@ def divide(
         skipped: names of images that are left out, each with the reason; they are recorded too.
 
     Returns:
-        Train and validation images, test images if there are any, and the record of the division.
+        Train and validation images, test images if there are any, and the record of the division. Where a trained
+        network is tried and nothing can be held out, splits are the same images.
 
     Raises:
         DataError: there are too few groups to hold out any image, or a group of `--group` is in two given splits.
@@ -166,12 +168,14 @@ def divide(
     left = sorted(set(range(len(splits["train"].images))).difference(*held.values()))
     parts = {**held, "train": left} if held else {}
     found = {**splits, **{role: splits["train"].of(rows) for role, rows in parts.items()}}
+    if isinstance(reading := location.reading, OtherReading) and "validation" not in found:
+        found |= dict.fromkeys(("validation", reading.stands_for_all or "validation"), splits["train"])
     positions = {
         role: [images.start["train"] + row for row in parts[role]] if role in parts else images.of(role)
         for role in found
     }
     _say_held_out(location, splits, {role: len(rows) for role, rows in held.items()})
-    if held and not location.reading.group and (clip := frames_of_clips(images.keys)):
+    if held and not location.group and (clip := frames_of_clips(images.keys)):
         location.say(
             f"names such as {clip}_... look like frames of one clip, which may be divided; --group '(.+)_' keeps each "
             f"together",
@@ -198,6 +202,8 @@ def _held_out(
     reading = location.reading
     options = {role: getattr(reading, f"{role}_split") for role in roles}
     fractions = {role: value for role, value in options.items() if isinstance(value, float | int)}
+    if isinstance(reading, OtherReading) and reading.stands_for_all:
+        return {}, {}
     first = images.start["train"]
     rest, held, rule = list(range(len(strata))), dict[str, list[int]](), dict[str, Any]()
     for role, fraction in fractions.items():
@@ -209,6 +215,8 @@ def _held_out(
             reading.split_seed,
             "test/" if role == "test" else "",
         )
+        if not taken and isinstance(reading, OtherReading):
+            continue
         if not taken:
             groups = {images.groups[first + row] for row in rest}
             raise errors.DataError(
@@ -229,7 +237,7 @@ class _Everything:
         keys: name of each image.
         texts: label of each image.
         groups: number of the group of each image.
-        named: group of each image that `--group` says, None without.
+        named: group of each image that `--group` or a split.csv says, None without.
         identical: positions of files with the same bytes.
         copied: positions of augmented copies of one picture.
         are_files: whether each image is a file of its own.
@@ -254,8 +262,8 @@ class _Everything:
             files += [
                 None if isinstance(split.images, Tensor) else split.images.file(index) for index in range(len(keys))
             ]
-            if location.reading.group is not None:
-                named += chosen_groups(location.reading.group, keys, split.columns)
+            if location.group is not None:
+                named += chosen_groups(location.group, keys, split.columns)
         self.are_files = all(file is not None for file in files)
         self.named = named or None
         found = same_bytes(files)
@@ -273,7 +281,8 @@ class _Everything:
         self._sizes = sizes
 
     def of(self, split: str) -> list[int]:
-        """Return the positions of the images of a given split."""
+        """Return the positions of the images of a given split, or those of training that are taken for it."""
+        split = split if split in self.start else "train"
         return list(range(self.start[split], self.start[split] + self._count[split]))
 
     def groups_of(self, positions: Sequence[int]) -> Tensor | None:
@@ -298,7 +307,8 @@ class _Everything:
             location: gets the notes.
             where: split of each image that is used.
         """
-        self._check_named(location, where)
+        if location.reading.group is not None:
+            self._check_named(location, where)
         pairs = dict(self._across(self.identical, where))
         totals: defaultdict[str, int] = defaultdict(int)
         for split in where.values():

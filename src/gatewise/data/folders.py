@@ -31,7 +31,7 @@ _UNREAD = {
     ".jxl": ("JPEG XL", "PNG"),
 }
 
-_UNREAD_SUFFIXES = tuple(_UNREAD)
+_IMAGES_AND_UNREAD = (*_IMAGES, *_UNREAD)
 
 
 def is_image(name: str) -> bool:
@@ -41,6 +41,19 @@ def is_image(name: str) -> bool:
     (True, False)
     """
     return name.lower().endswith(_IMAGES)
+
+
+def printable(text: str) -> str:
+    r"""Return text with "?" in place of bytes that are not UTF-8, as in names from archives made with another encoding.
+
+    >>> printable("caf\udce9.png")
+    'caf?.png'
+    """
+    return text.encode(errors="replace").decode()
+
+
+def _is_in_other_encoding(path: str) -> bool:
+    return printable(path) != path
 
 
 def is_hidden(name: str) -> bool:
@@ -66,16 +79,19 @@ class Location:
 
     Attributes:
         text: the name or path, as text.
-        path: the same, as a path.
+        path: the same, as a path, with which the paths of all images in it begin.
+        group: what says which images belong together, see `Reading`; a source that reads a split.csv sets it.
         root: the folder to which the names of images are relative; a source that reads a table sets it.
         notes: what was found and left out while reading, a line each.
         training_notes: those of them that concern a training only, not every use of the images.
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
-        self.text, self.path = str(source), expanded(source)
+        self.text, path = str(source), expanded(source)
+        self.path = path if path.parts else path.absolute()  # "." is no start of the paths in it
         self.root = self.path
         self.reading = reading or Reading()
+        self.group = self.reading.group
         self.labels: Kind = labels
         self.notes: list[str] = []
         self.training_notes: list[str] = []
@@ -85,6 +101,7 @@ class Location:
 
     def say(self, line: str, *, of_training: bool = False) -> None:
         """Add a line to `notes`, once, and to `training_notes` if it concerns a training only."""
+        line = printable(line)
         if line not in self.notes:
             self.notes.append(line)
             self.training_notes += [line] * of_training
@@ -137,12 +154,12 @@ class Location:
 
     @functools.cached_property
     def _files(self) -> dict[str, tuple[list[str], list[str]]]:
-        """The images and the other files in each folder of the listing."""
+        """The images and the other files in each folder of the listing; images whose name is not UTF-8 are others."""
         found: dict[str, tuple[list[str], list[str]]] = {}
         for folder, names in self._listing[0].items():
-            found[folder] = [], []
+            found[folder], start = ([], []), f"{self.path / folder}{os.sep}"
             for name in names:
-                found[folder][not is_image(name)].append(name)
+                found[folder][not is_image(name) or _is_in_other_encoding(start + name)].append(name)
         return found
 
     def _below(self, below: tuple[str, ...]) -> dict[str, tuple[list[str], list[str]]]:
@@ -183,7 +200,7 @@ class Location:
             first = folder[len(start) :].lstrip(os.sep).partition(os.sep)[0]
             path = f"{self.path / folder}{os.sep}"
             found.setdefault(first, []).extend([path + name for name in images])
-            unread += [path + name for name in others if name.lower().endswith(_UNREAD_SUFFIXES)]
+            unread += [path + name for name in others if name.lower().endswith(_IMAGES_AND_UNREAD)]
         if unread:
             self._refuse(unread)
         return found
@@ -199,13 +216,12 @@ class Location:
     def _refuse(self, files: list[str]) -> None:
         """Raise for images of a kind that is not read, or say that they are left out."""
         kind, advice = unread_kind(files[0]) or ("", "")
-        which = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} others"
+        which = printable(files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} others")
         if self.reading.on_broken == "skip":
             self.say(f"{which}: {kind} is not read; left out")
         else:
             raise errors.DataError(
-                f"{which}: {kind} is not read. Save as {advice}, or add --on-broken skip to leave out what cannot be "
-                f"read."
+                f"{which}: {kind} is not read. {advice}, or add --on-broken skip to leave out what cannot be read."
             )
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
@@ -233,7 +249,7 @@ class Location:
             name
             for _, names in self._files.values()
             for name in names
-            if not name.lower().endswith(_CONTAINERS) and not unread_kind(name) and name != "classes.txt"
+            if not name.lower().endswith((*_CONTAINERS, *_IMAGES_AND_UNREAD)) and name != "classes.txt"
         ]
         groups = {
             "hidden folder": folders,
@@ -259,9 +275,12 @@ _DEPTHS = ("in it", "one folder below", "two folders below", "deeper")
 
 
 def unread_kind(name: str) -> tuple[str, str] | None:
-    """Return what an image of a kind that is not read is, and what to save it as; None for other files."""
+    """Return what an image that is not read is, and what to do about it; None for other files."""
     lower = name.lower()
-    return next((found for suffix, found in _UNREAD.items() if lower.endswith(suffix)), None)
+    if is_image(name) and _is_in_other_encoding(name):
+        return "a name in another encoding than UTF-8", "Rename the file or folder"
+    found = (of_suffix for suffix, of_suffix in _UNREAD.items() if lower.endswith(suffix))
+    return next(((kind, f"Save as {other}") for kind, other in found), None)
 
 
 def _is_below(folder: str, start: str) -> bool:

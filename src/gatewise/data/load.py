@@ -31,6 +31,7 @@ LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
 _MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at the start
 AnySource = TypeVar("AnySource", bound=Source)
+AnyImages = TypeVar("AnyImages", bound=Images | EncodedImages | SegmentationSplit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def load_dataset(
         pixel_format = pixel_format or _pixel_format(location, divided)
         side = image_size or _side(location, divided, preferred_size)
         encoded = {name: _images(location, split, labels, side, pixel_format) for name, split in divided.items()}
-        splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
+        splits = _shared(divided, {name: _decoded_if_small(images, loading) for name, images in encoded.items()})
         _check_streamed(location, splits)
     own = splits["train"]
     return Dataset(
@@ -200,6 +201,11 @@ def _side(location: Location, splits: Mapping[str, LabelledSplit], preferred: in
     if note:
         location.say(note)
     return side
+
+
+def _shared(divided: Mapping[str, object], splits: dict[str, AnyImages]) -> dict[str, AnyImages]:
+    """Return the splits, one object where they are the same images."""
+    return {name: splits["train"] if divided[name] is divided["train"] else own for name, own in splits.items()}
 
 
 def _check_streamed(location: Location, splits: Mapping[str, Images | EncodedImages]) -> None:
@@ -376,12 +382,13 @@ def load_pairs(
         location.say_ignored()
         division = division.with_labels(_masks_of_images(location, divided))
     pixel_format = pixel_format or _pixel_format(location, divided)
-    splits = {
+    encoded = {
         name: SegmentationSplit(
             split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
         )
         for name, split in divided.items()
     }
+    splits = _shared(divided, encoded)
     for pairs in splits.values():
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):

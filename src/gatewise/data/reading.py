@@ -99,6 +99,19 @@ class Reading:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherReading(Reading):
+    """How images are read on which a trained network is tried: they may lack what only a training needs.
+
+    Attributes:
+        classes: the classes of the network.
+        stands_for_all: the split that is taken for all, since there is none for training; "" otherwise.
+    """
+
+    classes: tuple[str, ...] = ()
+    stands_for_all: str = ""
+
+
 def _check_split(name: str, value: object) -> None:
     """Raise unless a value is a fraction between 0 and 1, or text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):

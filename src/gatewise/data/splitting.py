@@ -5,6 +5,7 @@ import heapq
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Self, TypeVar
 
 from gatewise import errors
@@ -12,7 +13,7 @@ from gatewise.core import _validation
 from gatewise.data.folders import Location
 from gatewise.data.labels import Kind
 from gatewise.data.layout import split_of
-from gatewise.data.reading import NO_SPLIT, Reading
+from gatewise.data.reading import NO_SPLIT, OtherReading, Reading
 
 RULE = 2  # version of `held_out`
 _BINS = 10  # most parts of the sorted numbers
@@ -34,6 +35,8 @@ AnySplit = TypeVar("AnySplit", bound=Split)
 def named_splits(location: Location, splits: Mapping[str, AnySplit], reading: Reading) -> dict[str, AnySplit]:
     """Return train, and validation and test if they are given, as the options of `reading` name them.
 
+    Where a trained network is tried, validation or else test images stand for all if there are none for training.
+
     Raises:
         DataError: an option names a split or a value that is not there, or there is no split for training.
     """
@@ -45,6 +48,10 @@ def named_splits(location: Location, splits: Mapping[str, AnySplit], reading: Re
     for role in ("validation", "test"):
         if role in found and role not in chosen and not (role == "test" and reading.test_split == NO_SPLIT):
             chosen[role] = found.pop(role)
+    if "train" not in found and chosen and isinstance(reading, OtherReading):
+        only = next(iter(chosen))
+        found["train"] = chosen.pop(only)
+        location.reading = replace(reading, stands_for_all=only)
     if "train" not in found:
         raise errors.DataError(
             f"{location} has no train split, found {', '.join(splits) or 'nothing'}; expected images to train on."

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, RECIPE, RELATIVE_TO, RESULTS
 from gatewise.data.folders import EncodedFiles, Location, expanded, is_image
 
-_SAMPLE = 100  # rows that tell which column has the images
+SAMPLE = 100  # rows that tell which column has the images
 _DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}  # the candidates, the usual one first
 
 
@@ -144,8 +145,8 @@ class RowFiles(EncodedFiles):
 class ImageFolder:
     """The image files below a folder, found by the text in a table: a path or its end, with or without suffix.
 
-    Case is ignored unless it decides. A path may also begin with folders that are not there, unless it begins with ..,
-    which names another folder.
+    Case and the form of accents are ignored unless they decide. A path may also begin with folders that are not there,
+    unless it begins with .., which names another folder.
 
     Args:
         location: the folder, which is listed once.
@@ -161,7 +162,7 @@ class ImageFolder:
             self.files = [file for file in self.files if part(file[start:])]
         for file in self.files:
             path = file[start:].replace(os.sep, "/")
-            name = path.rpartition("/")[2].lower()
+            name = folded(path.rpartition("/")[2])
             self._by_name[name].append(path)
             self._by_name[name.rpartition(".")[0]].append(path)
 
@@ -176,14 +177,15 @@ class ImageFolder:
             if is_image(text) and (found := self._outside(text)):
                 return found
             text = without_parents(text)
-        named = self._by_name.get(text.rpartition("/")[2].lower(), ())
+        named = self._by_name.get(folded(text.rpartition("/")[2]), ())
         ends = {path: (f"/{path}", f"/{path.rpartition('.')[0]}") for path in named}
         wanted = f"/{text}"
         for fits in (
             lambda path: text in (path, path.rpartition(".")[0]),
             lambda path: any(end.endswith(wanted) for end in ends[path]),
-            lambda path: any(end.lower().endswith(wanted.lower()) for end in ends[path]),
+            lambda path: any(folded(end).endswith(folded(wanted)) for end in ends[path]),
             lambda path: not is_outside and any(wanted.endswith(end) for end in ends[path]),
+            lambda path: not is_outside and any(folded(wanted).endswith(folded(end)) for end in ends[path]),
         ):
             if fitting := [path for path in named if fits(path)]:
                 return [f"{self.path}{os.sep}{path}" for path in fitting]
@@ -196,6 +198,15 @@ class ImageFolder:
             if (relative.startswith("..") or text.startswith("../")) and path.is_file():
                 return [os.path.normpath(self.path / relative)]  # absolute if the path of the folder is
         return []
+
+
+def folded(text: str) -> str:
+    """Return text in one case, and with accents in one form: e and an accent, as on a Mac, are one letter.
+
+    >>> folded("Cafe\N{COMBINING ACUTE ACCENT}.PNG") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png"
+    True
+    """
+    return unicodedata.normalize("NFC", text).lower()
 
 
 def without_parents(text: str) -> str:
@@ -245,7 +256,7 @@ def _named_folder(folder: Path) -> Path | None:
 def most_found(table: Table, folder: ImageFolder) -> dict[str, int]:
     """Return how many of the first cells of each column name exactly one image; columns without any are left out."""
     counts = {
-        name: sum(len(folder.find(cell)) == 1 for cell in cells[:_SAMPLE] if isinstance(cell, str | int))
+        name: sum(len(folder.find(cell)) == 1 for cell in cells[:SAMPLE] if isinstance(cell, str | int))
         for name, cells in table.columns.items()
     }
     return {name: count for name, count in counts.items() if count}

@@ -1,9 +1,9 @@
-"""Which tables of a folder are read, and which of their columns have images and splits."""
+"""Which tables of a folder are read, the files that their rows name, and their columns of splits."""
 
 import dataclasses
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,11 @@ from gatewise.data.folders import TABLES, Location, is_image
 from gatewise.data.labels import LabelledSplit
 from gatewise.data.layout import SPLIT_WORDS, by_split, class_folders, split_of, split_of_file
 from gatewise.data.masked_split import MaskedSplit
-from gatewise.data.table_files import ImageFolder, Table, image_folders, most_found, read_table, without_parents
+from gatewise.data.reading import OtherReading
+from gatewise.data.table_files import ImageFolder, Table, folded, most_found, read_table, without_parents
 from gatewise.data.tables import further_columns, has_image_column
 
 METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)  # Hugging Face's names
-_IMAGES = (
-    *("file_name", "filename", "image", "image_path", "path", "file", "fname", "image_id", "id", "image_name", "img"),
-    *("img_path", "image_file", "filepath", "file_path", "name", "image_file_name"),
-)
 _SPLITS = ("split", "set", "subset", "ml_use", "partition")
 _FLAGS = {"is_valid": "validation", "is_test": "test"}  # columns of true and false
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "", "nan", "none")
@@ -44,10 +41,11 @@ def tables_of(location: Location) -> dict[str, Path]:
     if metadata := _metadata(root):
         return {"train": _only(location, metadata)}
     inside = {folder: _table_in(location, folder) for folder in location.image_counts() if split_of(folder)}
+    is_enough = isinstance(location.reading, OtherReading) and all(split_of(path.stem) for path in root)
     for found in (inside, {path.name: path for path in _named_as_splits(location, root)}):
         tables = {name: path for name, path in found.items() if path is not None}
         splits = by_split(location, tables)
-        if "train" in splits:
+        if "train" in splits or (splits and is_enough):
             return {split: tables[name] for split, name in splits.items()}
     if len(root) > 1:
         root = _naming_images(location, root)
@@ -90,35 +88,6 @@ def _only(location: Location, tables: Sequence[Path]) -> Path:
     return tables[0]
 
 
-def find_images(location: Location, table: Table, part: Callable[[str], bool] | None = None) -> tuple[str, ImageFolder]:
-    """Return the column whose cells name images, and the folder in which they are.
-
-    Args:
-        location: the data set.
-        table: the table.
-        part: says of a relative path whether it can be meant; None for all.
-    """
-    wanted = location.reading.image_column
-    best: tuple[int, str, ImageFolder] | None = None
-    if wanted is not None:
-        table.column(wanted)
-    for path in image_folders(location, table.file):
-        folder = ImageFolder(location if location.path == path else Location(path, location.reading), part)
-        counts = {name: count for name, count in most_found(table, folder).items() if wanted in (None, name)}
-        for name, count in sorted(counts.items(), key=lambda item: _likelihood(table, item[0])):
-            if best is None or count > best[0]:
-                best = count, name, folder
-        if best is not None and best[0] >= min(len(table), 100):
-            break
-    if best is None:
-        where = " or ".join(str(path) for path in image_folders(location, table.file))
-        raise errors.DataError(
-            f"{table.file}: no column of {_validation.listed(list(table.columns))} names images in {where}. Give the "
-            f"folder of the images as --data-root, or --image-column."
-        )
-    return best[1:]
-
-
 def files_of(location: Location, table: Table, column: str, folder: ImageFolder) -> list[str]:
     """Return the file that each cell of a column names, "" if there is none and it is left out."""
     found = [folder.find(cell) for cell in table.columns[column]]
@@ -157,8 +126,8 @@ def _check_apart(table: Table, column: str, found: Sequence[Sequence[str]]) -> N
 
 
 def _end(cell: str) -> str:
-    """Return the end of a path in the form in which it can be compared: without .., case and suffix."""
-    path = without_parents(posixpath.normpath(cell.strip().replace("\\", "/").lower()))
+    """Return the end of a path in the form in which it can be compared: folded, without .. and suffix."""
+    path = without_parents(posixpath.normpath(folded(cell.strip().replace("\\", "/"))))
     return f"/{path.rpartition('.')[0] if is_image(path) else path}"
 
 
@@ -168,20 +137,10 @@ def say_unused(location: Location, table: Table, folder: ImageFolder, files: Seq
         location.say(f"{counted(unused, 'image')} without a row in {table.file.name} not used")
 
 
-def _likelihood(table: Table, column: str) -> tuple[int, int]:
-    """Return a key by which the likeliest image column is first: one of a usual name, or with many different cells."""
-    return rank(column, _IMAGES), -len(set(map(str, table.columns[column])))
-
-
-def rank(name: str, known: Sequence[str]) -> int:
-    """Return the place of a name among known ones, the last if it is none of them; case is ignored."""
-    return known.index(name.lower()) if name.lower() in known else len(known)
-
-
 def use_groups(location: Location, table: Table) -> None:
     """Let the column `group` of a split.csv say which images belong together, unless an option does."""
-    if tuple(table.columns) == COLUMNS and location.reading.group is None:
-        location.reading = dataclasses.replace(location.reading, group="group")
+    if tuple(table.columns) == COLUMNS and location.group is None:
+        location.group = "group"
 
 
 def splits_of(location: Location, table: Table) -> tuple[list[str], list[str] | None]:

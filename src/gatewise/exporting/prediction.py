@@ -13,7 +13,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.band_image import BandImage
-from gatewise.data.folders import is_hidden, is_image, unread_kind
+from gatewise.data.folders import is_hidden, is_image, printable, unread_kind
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.exporting.agreement import as_pair
 from gatewise.exporting.forms import WithGates
@@ -141,8 +141,8 @@ class Predictor:
 
     def _read(self, file: Path) -> BandImage:
         """Return an image file, or the image on standard input; raise `DataError` if it cannot be read."""
-        if kind := unread_kind(file.name):
-            raise errors.DataError(f"{file}: {kind[0]} is not read. Save as {kind[1]}, or leave it out.")
+        if kind := unread_kind(str(file)):
+            raise errors.DataError(f"{printable(str(file))}: {kind[0]} is not read. {kind[1]}, or leave it out.")
         content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file)
         return self.pixel_format.decode(str(file), content)
 

@@ -26,6 +26,8 @@ from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
 from gatewise.training.runs import Run
 
+_OTHER_PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)
+_FORWARD_OF_ACCELERATE = "_original_forward"  # attribute of a network whose forward Accelerator.prepare has replaced
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "pixels", "spec")
 
 
@@ -54,7 +56,7 @@ def export(
     trained by any program. `export_run` documents the file and the forms.
 
     Args:
-        model: the network, with one tensor as output, which is exported in eval mode on the CPU.
+        model: the network, with one tensor as output, which is exported in eval mode, on the CPU and in float32.
         out: file to write, with the suffix of the format.
         example: images (N, C, H, W), or with one or three axes in place of H and W, as the network takes them.
         form: "masked", or for a `GaterNet` also "compact", "skip" or "routes"; None is "routes" for a net that has
@@ -79,19 +81,24 @@ def export(
         both files over images with equal gates, relative to the largest logit.
 
     Raises:
-        InvalidTypeError: `model` is no module or a skipping network, or a loader gives no images.
+        InvalidTypeError: `model` is no module, a skipping network or one of torch.jit, or a loader gives no images.
         InvalidValueError: the format or form is unknown or does not fit, the network has several outputs or one without
             an entry for each image, or classes, mean or std do not fit.
         TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
     """
     out, net = Path(out), unwrapped("export", model)
+    if isinstance(net, torch.jit.ScriptModule):
+        raise errors.InvalidTypeError(
+            "export expects a network in Python, got one of torch.jit, which cannot be traced again. Export the "
+            "network that it was made from."
+        )
     named = format_of(out) if to is None else None
     chosen = _checked_format(out, named.name if named else to or "onnx")
     _validation.check_integer_at_least(1, images=images, calibration=calibration)
     form = chosen_form(type(net).__name__, net, form, of_routes={"routes": routes is not None, "split": split})
     _check_format_has(chosen, form, int8=int8 is not None)
     (batch, _), *_ = batches_of([example], "export")
-    batch = batch.cpu()
+    batch = _image_values(batch)
     compared = _images_of(batch if loader is None else loader, images, "export")
     if form == "compact" and loader is None:
         warnings.warn(
@@ -101,8 +108,7 @@ def export(
         )
     ranges = None if int8 is None else _images_of(int8, calibration, "export, int8")
     routes = None if routes is None else routes.cpu()
-    if any(tensor.device.type != "cpu" for tensor in (*net.parameters(), *net.buffers())):
-        net = full_copy(net).cpu()
+    net = _in_float32(net)
     with evaluation_mode(net):
         output = _checked_output(net, batch)
         details = _details_of_network(batch, output, classes, mean, std)
@@ -264,8 +270,26 @@ def _check_format_has(chosen: Format, form: str, *, int8: bool) -> None:
 
 
 def _images_of(loader: Loader | Tensor, count: int, owner: str) -> list[Tensor]:
-    """Return the first images of a loader in batches, on the CPU."""
-    return [images.cpu() for images, _ in first_batches(loader, count, owner)]
+    """Return the first images of a loader in batches, as a file takes them."""
+    return [_image_values(images) for images, _ in first_batches(loader, count, owner)]
+
+
+def _image_values(images: Tensor) -> Tensor:
+    """Return images as a file takes them: on the CPU, in float32; integers stay integers."""
+    values = images.cpu()
+    return values.float() if values.is_floating_point() else values
+
+
+def _in_float32(net: nn.Module) -> nn.Module:
+    """Return the network on the CPU and in float32, without autocast around it; a copy where that changes it."""
+    mixed = _FORWARD_OF_ACCELERATE in vars(net)
+    tensors = (*net.parameters(), *net.buffers())
+    if not mixed and all(t.device.type == "cpu" and t.dtype not in _OTHER_PRECISIONS for t in tensors):
+        return net
+    net = full_copy(net).cpu().float()
+    if mixed:
+        net.forward = vars(net).pop(_FORWARD_OF_ACCELERATE)
+    return net
 
 
 def _open(folder: str | Path, data: str | None) -> Run:

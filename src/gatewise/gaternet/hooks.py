@@ -21,7 +21,7 @@ class _OfForward(threading.local):
     """What a forward gives to the hooks, separately in each thread; outside a forward it is empty.
 
     Attributes:
-        factors: factors of the map at each gated site, (N, channels), by index of the site.
+        factors: factors of the map at each gated site, (N, channels), by index of the site; None where all are open.
         decide: for local gating, (index of the site, input of its convolution) -> factors.
     """
 
@@ -53,6 +53,10 @@ class GateContext:
     hooks: list["_Hook"] = field(default_factory=list["_Hook"])
     current: _OfForward = field(default_factory=_OfForward)
 
+    def set_all_open(self) -> None:
+        """Multiply no maps in the next forward of the backbone."""
+        self.current.factors = dict.fromkeys(range(len(self.sites)))
+
     def set_gates(self, gates: Tensor) -> None:
         """Multiply the maps of the next forward of the backbone by these gates, (N, gates)."""
         self.current.factors = {number: site.spread(site.own(gates)) for number, site in enumerate(self.sites)}
@@ -80,9 +84,10 @@ class _ApplyGates:
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        factors = self.gate_context.current.factors.get(self.number)
+        given = self.gate_context.current.factors
+        factors = given.get(self.number)
         if factors is None:
-            if self.gate_context.gated:
+            if self.gate_context.gated and self.number not in given:
                 check_gates_not_recomputed()
             return x
         site = self.gate_context.sites[self.number]

@@ -288,7 +288,7 @@ class GaterNet(nn.Module):
 
         The running statistics of norms that it shares with the gated network stay those of the gated network.
         """
-        self.gate_context.current.clear()
+        self.gate_context.set_all_open()
         kept = {} if self.all_open or self.selection is not None else dict(self.backbone.named_buffers())
         copies = {name: buffer.clone() for name, buffer in kept.items()}
         self.gate_context.gated = self.gate_context.gated and not self.all_open

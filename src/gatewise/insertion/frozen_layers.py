@@ -1,13 +1,17 @@
-"""Frozen layers: what was trainable before, also where a conversion has replaced a layer.
+"""Frozen layers: what was trainable before, also where a conversion has replaced a layer or renamed a parameter.
 
 Conversions such as SyncBatchNorm make new layers, which have neither the attributes nor the mixins of the old ones.
 Therefore a hook of the network has the record of each frozen layer by path, and hands it to the layer there now.
+Pruning, weight and spectral norm, and making them permanent, rename parameters: `weight` is `weight_orig`, `weight_g`
+and `weight_v`, or `original0` and more of a child `parametrizations.weight`.
 """
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from gatewise.core._torch_compat import call_while_tracing
 from gatewise.core.hooks import names_of, pre_hooks, remove_pre_hooks, submodule
@@ -15,6 +19,8 @@ from gatewise.insertion.attachment import normalised_channels
 from gatewise.insertion.mixins import add_mixin, remove_mixin
 
 _RECORD = "_record_of_freezing"  # attribute of a module: its `Record`
+_RENAMED = re.compile("_(orig|g|v)$")
+_PARAMETRIZATIONS = "parametrizations"
 
 
 class Record:
@@ -30,6 +36,19 @@ class Record:
         self.before: dict[str, bool] = {}
         self.origin = self if origin is None else origin
         self.thawed = False
+
+    def flag(self, name: str) -> bool | None:
+        """Return requires_grad of a parameter before, also under a name that torch gave it since; None if unknown.
+
+        >>> record = Record()
+        >>> record.before = {"weight_g": True, "weight_v": True}
+        >>> record.flag("weight"), record.flag("weight_v"), record.flag("bias")
+        (True, True, None)
+        """
+        if name in self.before:
+            return self.before[name]
+        tensor = _RENAMED.sub("", name)
+        return next((before for known, before in self.before.items() if _RENAMED.sub("", known) == tensor), None)
 
 
 class KeepsStatistics(nn.Module):
@@ -66,9 +85,13 @@ class KeepFrozen:
 @call_while_tracing
 def _keep_frozen(hook: KeepFrozen, module: nn.Module) -> None:
     for names, record, is_norm in hook.layers:
+        if record.origin.thawed:
+            continue
         layer = submodule(module, names)
-        if layer is not None and not hasattr(layer, _RECORD) and not record.origin.thawed:
+        if layer is not None and not hasattr(layer, _RECORD):
             _take_place(layer, record, is_norm)
+        elif layer is None and names[-2:-1] == (_PARAMETRIZATIONS,):
+            _return_to_layer(submodule(module, names[:-2]), names[-1], record)
 
 
 def _take_place(layer: nn.Module, record: Record, is_norm: bool) -> None:
@@ -80,6 +103,21 @@ def _take_place(layer: nn.Module, record: Record, is_norm: bool) -> None:
         layer.requires_grad_(False)
     frozen = {name for name, parameter in layer.named_parameters(recurse=False) if not parameter.requires_grad}
     own.before = {name: before for name, before in record.before.items() if name in frozen}
+
+
+def _return_to_layer(layer: nn.Module | None, name: str, record: Record) -> None:
+    """Record a parameter whose parametrisation, a module with a record, was removed from a layer."""
+    if layer is not None and record.before:
+        record_of(layer).before.setdefault(name, any(record.before.values()))
+
+
+def _parameters(layer: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters of a layer, those of its parametrisations under the name of the tensor."""
+    yield from layer.named_parameters(recurse=False, remove_duplicate=False)
+    if parametrize.is_parametrized(layer):
+        for name, parametrisation in getattr(layer, _PARAMETRIZATIONS).items():
+            for parameter in parametrisation.parameters(recurse=False):
+                yield name, parameter
 
 
 def record_of(layer: nn.Module) -> Record:
@@ -96,10 +134,11 @@ def flags_before(model: nn.Module) -> dict[int, bool]:
     """Return the requires_grad before freezing of each parameter that is in a record, by the id of the parameter."""
     hand_over_records(model)
     return {
-        id(parameter): record_of(layer).before[name]
+        id(parameter): before
         for layer in model.modules()
-        for name, parameter in layer.named_parameters(recurse=False)
-        if _RECORD in vars(layer) and name in record_of(layer).before
+        if _RECORD in vars(layer)
+        for name, parameter in _parameters(layer)
+        if (before := record_of(layer).flag(name)) is not None
     }
 
 
@@ -134,8 +173,9 @@ def thaw(model: nn.Module) -> None:
         if record is None:
             continue
         record.origin.thawed = True
-        for name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
-            parameter.requires_grad_(record.before.get(name, parameter.requires_grad))
+        for name, parameter in _parameters(layer):
+            if (before := record.flag(name)) is not None:
+                parameter.requires_grad_(before)
         if isinstance(layer, KeepsStatistics):
             remove_mixin(layer, KeepsStatistics)
             layer.train(model.training)

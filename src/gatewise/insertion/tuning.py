@@ -13,7 +13,6 @@ from gatewise.core import _validation
 from gatewise.gates.registry import Gate
 from gatewise.insertion.frozen_layers import (
     flags_before,
-    hand_over_records,
     keep_frozen,
     keep_statistics,
     record_of,
@@ -102,10 +101,10 @@ def train_only_gates(model: nn.Module) -> None:
             f"insert_gates()."
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
-    hand_over_records(model)
+    before = flags_before(model)
     for owner in model.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            record_of(owner).before.setdefault(name, parameter.requires_grad)
+            record_of(owner).before[name] = before.get(id(parameter), parameter.requires_grad)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():

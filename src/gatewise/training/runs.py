@@ -35,7 +35,7 @@ from gatewise.data import (
 from gatewise.data.division import SPLIT_FILE
 from gatewise.data.masks import MaskEncoding
 from gatewise.data.pixel_format import PixelFormat
-from gatewise.data.reading import Reading
+from gatewise.data.reading import OtherReading, Reading
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
 from gatewise.models.stored_spec import as_stored
@@ -192,7 +192,7 @@ class Run:
             self.source, data=self.data, classes=tuple(self.classes), image_size=self.source.image_size or side
         )
         missing: errors.InvalidValueError | None = None
-        for reading in _of_other_data(self.source.reading):
+        for reading in _of_other_data(self.source.reading, source.classes or ()):
             try:
                 return self.load(dataclasses.replace(source, reading=reading))
             except errors.InvalidValueError as error:
@@ -367,14 +367,14 @@ class Run:
         return make_batches(images, size, mean, std, **options).evaluation()
 
 
-def _of_other_data(reading: Reading) -> list[Reading]:
+def _of_other_data(reading: Reading, classes: tuple[str, ...]) -> list[OtherReading]:
     """Return how data that is not that of the training may be read: with the columns of the training, or without.
 
     How the training's data was divided says nothing of other data.
     """
-    undivided = dataclasses.replace(
-        reading, group=None, validation_split=Reading.validation_split, test_split=None, data_root=None
-    )
+    options = {field.name: getattr(reading, field.name) for field in dataclasses.fields(Reading)}
+    own = {"group": None, "validation_split": Reading.validation_split, "test_split": None, "data_root": None}
+    undivided = OtherReading(**{**options, **own}, classes=classes)
     without = dataclasses.replace(undivided, image_column=None, label_column=None)
     return list(dict.fromkeys((undivided, without, dataclasses.replace(without, label_delimiter=None))))
 

@@ -327,6 +327,11 @@ CHANGES = {
         },
     },
     "analysis/score_page.py": {
+        "_parts": {
+            "training images are scored beside test images": replace(
+                "division and division.rule and ('test' not in present)", "division and division.rule"
+            ),
+        },
         "_constant": {
             "the constant answer is scored on other images than the network": replace(
                 "constant_answer(run.task, dataset, labels)", "constant_answer(run.task, dataset)"
@@ -340,6 +345,9 @@ CHANGES = {
         },
     },
     "analysis/sections.py": {
+        "_value_drawings": {
+            "images without gate values end the page": replace("most.by_class.isnan().all()", "False"),
+        },
         "overview": {
             "runs on other images side by side": replace(
                 "len({run.source.of_validation() for run in runs}) == 1", "True"

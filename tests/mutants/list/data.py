@@ -126,6 +126,11 @@ CHANGES = {
         },
     },
     "data/folders.py": {
+        "Location.__init__": {
+            "two letters of the paths below the working folder are cut off": replace(
+                "path if path.parts else path.absolute()", "path"
+            ),
+        },
         "Location._listing": {
             "circular links are followed": remove("inside.remove(name)"),
             "folder without permission ignored": remove(
@@ -137,6 +142,7 @@ CHANGES = {
         },
         "Location._files": {
             "files that are no images are images": replace("not is_image(name)", "False"),
+            "names in another encoding are read": replace("_is_in_other_encoding(start + name)", "False"),
         },
         "_is_below": {
             "a folder whose name continues is inside": replace("start + os.sep", "start"),
@@ -160,6 +166,12 @@ CHANGES = {
         },
         "_texts": {
             "whole numbers are written as fractions": replace("int(label)", "label"),
+        },
+        "_texts_of": {
+            "whole numbers of a CSV are written as fractions": replace(
+                "text if text in known else text.removesuffix('.0')", "text"
+            ),
+            "classes of an older run are renamed": replace("text in known", "False"),
         },
         "Interpreter._delimiter": {
             "labels of validation images are divided otherwise": replace(
@@ -252,8 +264,16 @@ CHANGES = {
         },
     },
     "data/division.py": {
+        "_held_out": {
+            "images are held out of data that has validation images only": replace(
+                "isinstance(reading, OtherReading) and reading.stands_for_all", "False"
+            ),
+        },
         "divide": {
             "held-out images are trained on": drop_call("difference"),
+        },
+        "_Everything.leaks": {
+            "a split.csv with leaks cannot be read": replace("location.reading.group is not None", "True"),
         },
         "_Everything._check_named": {
             "a group may be in two splits": replace("other != split", "False"),
@@ -298,8 +318,21 @@ CHANGES = {
         "ImageFolder.find": {
             "a path out of the folder is an image in it": replace("text.startswith('../')", "False", nth=1),
         },
+        "folded": {
+            "accents in another form are other names": replace("unicodedata.normalize('NFC', text)", "text"),
+        },
         "ImageFolder.__init__": {
             "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
+        },
+    },
+    "data/image_column.py": {
+        "_signs": {
+            "row numbers name images as well as names of files": replace(
+                "_are_file_names(cells) + (column.lower() in _USUAL) - (column.lower() in INDEX)", "0"
+            ),
+        },
+        "check_not_several": {
+            "the first of two columns that name other images is read": replace("others != images", "False"),
         },
     },
     "data/table_layout.py": {
@@ -334,6 +367,11 @@ CHANGES = {
         },
     },
     "data/load.py": {
+        "_shared": {
+            "images that stand for two splits are scored twice": replace(
+                "splits['train'] if divided[name] is divided['train'] else own", "own"
+            ),
+        },
         "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
@@ -499,6 +537,9 @@ CHANGES = {
         },
     },
     "data/sources/arrays.py": {
+        "_leave_out": {
+            "validation images without labels are left out": replace("split != 'test'", "False"),
+        },
         "_labels": {
             "numbers of an image are indices of classes": replace("kind == 'number'", "False"),
         },
@@ -531,6 +572,9 @@ CHANGES = {
         },
     },
     "data/sources/class_folders.py": {
+        "ClassFolders.matches": {
+            "images of one class cannot be scored": replace("isinstance(reading, OtherReading)", "False"),
+        },
         "_read_split": {
             "masks are classes": replace("singular <= _OF_MASKS | {'image', 'img'} and singular & _OF_MASKS", "False"),
             "an empty folder is a class": replace(

@@ -108,8 +108,16 @@ CHANGES = {
         },
     },
     "exporting/writer.py": {
-        "_images_of": {
+        "_image_values": {
             "images stay on the GPU": drop_call("cpu"),
+            "images keep their precision": drop_call("float"),
+        },
+        "_in_float32": {
+            "networks that Python cannot copy are not exported": replace(
+                "full_copy(net)", "__import__('copy').deepcopy(net)"
+            ),
+            "networks keep their precision": replace("t.dtype not in _OTHER_PRECISIONS", "True"),
+            "autocast around a network is exported": replace("_FORWARD_OF_ACCELERATE in vars(net)", "False"),
         },
         "_routes": {
             "equal routes are written twice": drop_call("unique"),
@@ -121,9 +129,7 @@ CHANGES = {
             "ranges from the validation images": drop_call("run.of('train')", nth=2),
         },
         "export": {
-            "networks that Python cannot copy are not exported": replace(
-                "full_copy(net)", "__import__('copy').deepcopy(net)"
-            ),
+            "networks of torch.jit are exported": replace("isinstance(net, torch.jit.ScriptModule)", "False"),
             "the network is left in eval mode": replace("evaluation_mode(net)", "torch.no_grad()"),
         },
         "_checked_output": {

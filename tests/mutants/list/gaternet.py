@@ -98,6 +98,7 @@ CHANGES = {
                 "_validation.check_unchanged_width(f'the gates of {site.name!r}', factors.shape[1], x.shape[site.channel_axis])"
             ),
             "a recomputed unit has no gates": replace("self.gate_context.gated", "False"),
+            "a dense pass that is recomputed has lost its gates": replace("self.number not in given", "True"),
         },
         "keep_attached": {
             "a hook that moved with its layer is added again": replace(

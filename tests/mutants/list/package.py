@@ -661,6 +661,12 @@ CHANGES = {
         },
     },
     "insertion/frozen_layers.py": {
+        "Record.flag": {
+            "renamed parameters stay frozen": replace("_RENAMED.sub('', known) == tensor", "False"),
+        },
+        "_parameters": {
+            "parametrised parameters stay frozen": replace("parametrize.is_parametrized(layer)", "False"),
+        },
         "KeepsStatistics.train": {
             "frozen norms follow model.train()": remove("self.training = False"),
             "gates inside frozen norms are frozen with them": replace(
@@ -668,7 +674,10 @@ CHANGES = {
             ),
         },
         "_keep_frozen": {
-            "a part that was thawed is frozen again": replace("not record.origin.thawed", "True"),
+            "a part that was thawed is frozen again": replace("record.origin.thawed", "False"),
+            "parameters whose parametrisation was removed stay frozen": replace(
+                "names[-2:-1] == (_PARAMETRIZATIONS,)", "False"
+            ),
         },
         "_take_place": {
             "norms in the place of frozen ones are trained": replace(
@@ -721,8 +730,7 @@ CHANGES = {
                 "parameter.requires_grad_(id(parameter) in own)", "parameter.requires_grad_(True)"
             ),
             "freezing twice forgets what was frozen before": replace(
-                "record_of(owner).before.setdefault(name, parameter.requires_grad)",
-                "record_of(owner).before[name] = parameter.requires_grad",
+                "before.get(id(parameter), parameter.requires_grad)", "parameter.requires_grad"
             ),
         },
         "train_everything": {

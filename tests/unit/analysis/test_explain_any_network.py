@@ -54,6 +54,13 @@ def state_of(net: nn.Module) -> tuple[dict[str, Tensor], list[bool], list[bool]]
     return state, [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
 
 
+@pytest.mark.parametrize("value", [torch.nan, 0.0])
+def test_page_of_images_that_give_gates_no_value(value: float, tmp_path: Path) -> None:
+    """The page of black images, or of a network that has diverged, ended in an error of torch after the analysis."""
+    page = gw.explain(gated("gct"), [(torch.full_like(IMAGES, value), LABELS)], tmp_path / "page.html")
+    assert "classes_by_channel" not in page.read_text()
+
+
 @pytest.mark.situation("networks without a run: page of inserted gates")
 def test_page_of_inserted_gates_says_what_is_missing(tmp_path: Path) -> None:
     net = gated().train()

@@ -142,6 +142,43 @@ def test_other_data_is_read_in_its_own_way(root: Path, tmp_path: Path) -> None:
         score_run(run, data=str(tmp_path / "new.csv"))
 
 
+@pytest.mark.parametrize(
+    ("below", "classes", "each", "split"),
+    [
+        ("", ("seven",), 3, "train and validation"),
+        ("", ("one", "seven"), 1, "validation"),
+        ("", ("seven",), 1, "validation"),
+        ("test", ("one", "seven"), 3, "test"),
+        ("test", ("seven",), 1, "test"),
+        ("val", ("one", "seven"), 3, "validation"),
+    ],
+)
+def test_other_data_need_not_do_for_a_training(
+    root: Path, tmp_path: Path, below: str, classes: tuple[str, ...], each: int, split: str
+) -> None:
+    """Data of one class, of one image of each, or without train/ was rejected with words about a training."""
+    for name in classes:
+        (tmp_path / "new" / below / name).mkdir(parents=True)
+        for number in range(each):
+            shutil.copy(root / f"data/val/{name}/{number}.png", tmp_path / "new" / below / name)
+    for asked in (None, "all"):
+        found = score_run(root / "run", data=str(tmp_path / "new"), split=asked)
+        assert (found["images"], found["split"], found["notes"]) == (len(classes) * each, split, [])
+
+
+def test_test_images_of_other_data_are_scored_alone(root: Path, tmp_path: Path) -> None:
+    """Without validation images the training images were scored, too."""
+    for split, own in (("train", "train"), ("val", "test")):
+        shutil.copytree(root / "data" / split, tmp_path / "new" / own)
+    found = score_run(root / "run", data=str(tmp_path / "new"))
+    assert (found["images"], found["split"]) == (18, "test")
+
+
+def test_table_with_one_row_can_be_scored(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(f"file,label\n{root}/data/val/one/0.png,one\n")
+    assert score_run(root / "run", data=str(tmp_path / "one.csv"))["images"] == 1
+
+
 def test_own_data_is_not_other_data(root: Path) -> None:
     assert score_run(root / "run", data=str(root / "data/../data"))["images"] == 18
     assert score_run(root / "run", split="all")["images"] == 78

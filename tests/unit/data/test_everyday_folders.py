@@ -1,5 +1,6 @@
 """Folders of pictures as people have them: what is read, what is left out, and what is said about it."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,11 @@ def _phone(root: Path) -> None:
     (by_class(root, TEN) / "cat/IMG_1.HEIC").write_bytes(b"x")
 
 
+def _old_archive(root: Path) -> None:
+    file = by_class(root, TEN) / "cat/0.png"
+    file.rename(os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9.png"))
+
+
 def _two_trains(root: Path) -> None:
     by_class(root, {"train/cat": 2, "training/cat": 2})
 
@@ -177,6 +183,10 @@ STOPS: dict[str, tuple[Callable[[Path], object], str]] = {
     "HEIC": (
         _phone,
         "cat/IMG_1.HEIC: HEIC is not read. Save as JPEG, or add --on-broken skip to leave out what cannot be read.",
+    ),
+    "a name in another encoding": (
+        _old_archive,
+        "cat/caf?.png: a name in another encoding than UTF-8 is not read. Rename the file or folder, or add --on-",
     ),
     "DICOM": (
         lambda f: [by_class(f, TEN), (f / "dog/1.dcm").write_bytes(b"x"), (f / "dog/2.dcm").write_bytes(b"x")],
@@ -279,6 +289,18 @@ def test_broken_images_are_left_out_on_request(tmp_path: Path, loading: str) -> 
     dataset.division.write(tmp_path / "run")
     assert "cat/7.png" in (tmp_path / "run/skipped.csv").read_text()
     assert "cat/7.png" not in (tmp_path / "run/split.csv").read_text()
+
+
+def test_names_in_another_encoding_are_left_out_on_request(tmp_path: Path) -> None:
+    """split.csv, the notes and the output could not be written."""
+    _old_archive(tmp_path)
+    by_class(tmp_path, {os.fsdecode(b"\xe9t\xe9"): 1})
+    (tmp_path / os.fsdecode(b"\xe9.txt")).write_text("")
+    dataset = load_dataset(tmp_path, reading=Reading(on_broken="skip"))
+    assert (dataset.classes, sum(sizes(dataset))) == (("cat", "dog"), 19)
+    assert said(dataset).isascii()
+    assert dataset.division is not None
+    dataset.division.write(tmp_path / "run")
 
 
 def test_many_broken_images_are_refused(tmp_path: Path) -> None:

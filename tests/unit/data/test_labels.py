@@ -97,6 +97,18 @@ def test_several_numbers_of_an_image_are_read_again_from_split_csv(tmp_path: Pat
         assert one.labels.tolist() == other.labels.tolist()
 
 
+def test_whole_numbers_written_as_fractions_are_the_same_classes(tmp_path: Path) -> None:
+    """train.csv with 1.0, which pandas writes beside an empty cell, and val.csv with 1 had different classes."""
+    table(tmp_path, "label", [f"{n % 2}.0" for n in range(8)], "train.csv")
+    table(tmp_path, "label", [f"{n % 2}" for n in range(8)], "val.csv")
+    dataset = load_dataset(tmp_path)
+    assert (dataset.classes, dataset.validation.labels.tolist()) == (("0", "1"), [0, 1] * 4)
+    assert load_dataset(tmp_path / "train.csv", classes=("0.0", "1.0")).classes == ("0.0", "1.0")
+    table(tmp_path, "label", ["1.0", "1.1"] * 4, "train.csv")
+    with pytest.raises(DataError, match="Add --task regress for numbers"):
+        load_dataset(tmp_path / "train.csv")
+
+
 @pytest.mark.parametrize("cell", ["inf", "1|", "nan"])
 def test_label_that_is_no_finite_number_is_named(tmp_path: Path, cell: str) -> None:
     file = table(tmp_path, "value", ["1", "2", "3", cell])

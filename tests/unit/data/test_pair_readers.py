@@ -24,6 +24,7 @@ from gatewise.data import (
 )
 from gatewise.data.folders import EncodedFiles
 from gatewise.data.masks import MaskEncoding
+from gatewise.data.reading import OtherReading
 from gatewise.data.sources import voc
 from gatewise.data.sources.voc import VOC, VOC_CLASSES
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
@@ -178,6 +179,15 @@ def test_table_of_pairs_is_read_by_its_name_and_columns(tmp_path: Path) -> None:
     assert len(dataset.validation) == 2
     with pytest.raises(DataError, match=r"one that names masks, found note, left, right\. Give them as --image-column"):
         load_pairs(tmp_path / "all.csv", reading=Reading(image_column="left", label_column="note"))
+
+
+@pytest.mark.parametrize("split", ["test", "val", ""])
+def test_pairs_for_a_trained_network_need_not_do_for_a_training(tmp_path: Path, split: str) -> None:
+    write_files(tmp_path / split / "images", tmp_path / split / "masks", range(1))
+    dataset = load_pairs(tmp_path, class_names="a,b,c", reading=OtherReading())
+    assert dataset.validation is dataset.train
+    assert numbers(dataset.validation) == [0]
+    assert (dataset.test is dataset.train) is (split == "test")
 
 
 def test_table_without_masks_leaves_the_folders_to_be_read(tmp_path: Path) -> None:

@@ -285,6 +285,20 @@ def test_leaks_are_counted_and_named(tmp_path: Path) -> None:
     ]
 
 
+def test_split_csv_of_data_with_leaks_is_read_again(tmp_path: Path) -> None:
+    """Copies in two splits were taken for a group of --group that must not be divided."""
+    by_class(tmp_path / "photos", {"train/cat": 5, "train/dog": 5, "val/cat": 4, "val/dog": 4})
+    shutil.copy(tmp_path / "photos/train/cat/0.png", tmp_path / "photos/val/cat/again.png")
+    dataset = load_dataset(tmp_path / "photos")
+    assert dataset.division is not None
+    dataset.division.write(tmp_path / "run")
+    again = load_dataset(tmp_path / "run" / SPLIT_FILE, reading=Reading(data_root=str(tmp_path / "photos")))
+    assert again.division is not None
+    assert (again.division.rows, again.division.leaks) == (dataset.division.rows, dataset.division.leaks)
+    with pytest.raises(DataError, match="has images in train and validation"):
+        load_dataset(tmp_path / "run" / SPLIT_FILE, reading=Reading(data_root=str(tmp_path / "photos"), group="group"))
+
+
 def test_same_bytes_with_different_labels_are_named(tmp_path: Path) -> None:
     by_class(tmp_path / "data", TEN)
     pairs = [f"cat/{number}.png is cat; dog/x{number}.png is dog" for number in range(4)]

@@ -2,9 +2,11 @@
 
 import json
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -313,6 +315,33 @@ def test_files_are_found_as_they_are_written(tmp_path: Path, cell: str) -> None:
     assert count(load_dataset(tmp_path)) == 20
 
 
+@pytest.mark.parametrize("data", [".", "t.csv"])
+@pytest.mark.parametrize("cell", ["images/{}.png", "{}.png"])
+def test_files_are_found_below_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, cell: str
+) -> None:
+    """The first two letters of each path were cut off."""
+    table(pictures(tmp_path), "t.csv", "image,kind", lambda n: f"{cell.format(n)},{label_of(n)}")
+    monkeypatch.chdir(tmp_path)
+    dataset = load_dataset(data)
+    assert count(dataset) == 20
+    assert not any("without a row" in note for note in dataset.notes)
+    assert dataset.division is not None
+    assert dataset.division.rows[0][0].startswith("images/")
+
+
+@pytest.mark.parametrize("cell", ["{}.png", "photos/images/{}.PNG", "{}"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_accents_in_another_form_are_the_same_name(tmp_path: Path, cell: str, in_table: Literal["NFC", "NFD"]) -> None:
+    """An archive made on a Mac has e and an accent where a table has one letter: no column named images."""
+    letter = unicodedata.lookup("LATIN SMALL LETTER E WITH ACUTE")
+    other: Literal["NFC", "NFD"] = "NFD" if in_table == "NFC" else "NFC"
+    write_pictures(tmp_path, [unicodedata.normalize(other, f"images/{letter}{n}.png") for n in range(20)])
+    rows = "".join(f"{cell.format(f'{letter}{n}')},{n % 2}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(unicodedata.normalize(in_table, f"image,label\n{rows}"), encoding="utf-8")
+    assert count(load_dataset(tmp_path)) == 20
+
+
 def test_cells_may_have_line_breaks(tmp_path: Path) -> None:
     table(pictures(tmp_path), "t.csv", "image,text,label", lambda n: f'{n}.png,"two\nlines",{label_of(n)}')
     assert count(load_dataset(tmp_path)) == 20
@@ -323,6 +352,36 @@ def test_numbered_files_are_told_from_numbered_labels(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("digit,pic\n" + "".join(f"{n % 2},{n}\n" for n in range(20)))
     dataset = load_dataset(tmp_path)
     assert (dataset.classes, count(dataset)) == (("0", "1"), 20)
+
+
+@pytest.mark.parametrize("other", ["", "index", "nr"])
+def test_names_of_files_win_over_row_numbers(tmp_path: Path, other: str) -> None:
+    """The labels went to the images that are numbered as the rows."""
+    write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    rows = "".join(f"{n},{7 * n % 20}.png,{'odd' if n % 2 else 'even'}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(f"{other},photo,label\n{rows}")
+    division = load_dataset(tmp_path).division
+    assert division is not None
+    assert {name: label for name, label, _, _ in division.rows} == {
+        f"{n}.png": "odd" if n % 2 else "even" for n in range(20)
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "named"),
+    [
+        ("id,photo", "{},{}.png", "photo or id"),
+        ("before,after", "{}.png,{}.png", "before or after"),
+        ("nr,rank", "{},{}", "nr or rank"),
+    ],
+)
+def test_two_columns_that_name_other_images_are_an_error(tmp_path: Path, columns: str, cells: str, named: str) -> None:
+    write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    rows = "".join(f"{cells.format(n, 7 * n % 20)},{n % 2}\n" for n in range(20))
+    (tmp_path / "t.csv").write_text(f"{columns},label\n{rows}")
+    with pytest.raises(DataError, match=rf"t\.csv: which column names the images, {named}\? Add --image-column"):
+        load_dataset(tmp_path)
+    assert count(load_dataset(tmp_path, reading=Reading(image_column=columns.partition(",")[2]))) == 20
 
 
 @pytest.mark.parametrize(
@@ -385,6 +444,16 @@ def test_arrays_are_read(tmp_path: Path, names: tuple[str, ...], sizes: tuple[in
         dataset = load_dataset(source)
         assert (dataset.channels, dataset.size, dataset.classes) == (3, (6, 5), ("0", "1"))
         assert (len(dataset.train), len(dataset.validation)) == sizes
+
+
+def test_arrays_of_images_without_labels_are_named(tmp_path: Path) -> None:
+    """They were left out without a word, also those for validation."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, 6, 6), dtype=np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=labels, test_images=images)
+    assert "test has no labels and is not used" in load_dataset(tmp_path).notes
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=labels, val_images=images)
+    with pytest.raises(DataError, match=r": validation has images and no labels\. Add validation_labels\."):
+        load_dataset(tmp_path)
 
 
 def test_arrays_of_other_types_are_rejected(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`gw.export` and `gw.predict` with networks that were trained elsewhere; ONNX Runtime and torch open the files."""
 
+import copy
 import threading
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -255,6 +257,33 @@ def test_arguments_that_do_not_fit(
 def test_skipping_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidTypeError, match="give the GaterNet"):
         gw.export(gw.skip_closed_filters(gater_net(), "mask"), tmp_path / "net.onnx", example=IMAGES[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_network_of_another_precision_is_exported_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The file was compared too strictly, or could not be opened."""
+    net = gated().to(dtype)
+    gw.export(net, tmp_path / "net.onnx", example=IMAGES[:2].to(dtype), loader=[IMAGES.to(dtype)])
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    expected = copy.deepcopy(net).float().eval()(IMAGES)
+    assert in_runtime(tmp_path / "net.onnx", IMAGES)[0] == pytest.approx(expected.detach(), abs=1e-4)
+
+
+def test_network_prepared_for_mixed_precision_is_exported_in_float32(tmp_path: Path) -> None:
+    net = gated().eval()
+    expected = net(IMAGES).detach()
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(net)
+    before = prepared(IMAGES)
+    gw.export(prepared, tmp_path / "net.onnx", example=IMAGES[:2])
+    assert in_runtime(tmp_path / "net.onnx", IMAGES)[0] == pytest.approx(expected, abs=1e-4)
+    assert torch.equal(prepared(IMAGES), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_network_of_jit_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    traced = torch.jit.trace(plain_network(3).eval(), IMAGES[:2])
+    with pytest.raises(InvalidTypeError, match="Export the network that it was made from"):
+        gw.export(traced, tmp_path / "net.onnx", example=IMAGES[:2])
 
 
 # Prediction

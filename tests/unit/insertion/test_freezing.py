@@ -11,8 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import gatewise as gw
+from gatewise.insertion.tuning import trainable_parameters
 
 
 class NormGate(gw.Gate):
@@ -404,6 +406,61 @@ class Sparse(gw.Gate):
 
 def convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+def _nothing(layer: nn.Module) -> None:
+    pass
+
+
+def _prune(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def _end_pruning(layer: nn.Module) -> None:
+    prune.remove(layer, "weight")
+
+
+def _end_parametrisation(layer: nn.Module) -> None:
+    parametrize.remove_parametrizations(layer, "weight")
+
+
+@pytest.mark.parametrize(
+    ("before", "while_frozen"),
+    [
+        (_nothing, _prune),
+        (_nothing, parametrizations.weight_norm),
+        (_nothing, nn.utils.spectral_norm),
+        (_prune, _end_pruning),
+        (parametrizations.orthogonal, _end_parametrisation),
+        (_prune, _nothing),
+        (parametrizations.weight_norm, _nothing),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_renamed_parameters_are_trained_again(
+    before: Callable[[nn.Module], Any], while_frozen: Callable[[nn.Module], Any], twice: bool
+) -> None:
+    """Flags were kept by name, so what pruning or weight norm had renamed was never trained again, without a word."""
+    net = convolutions()
+    gw.insert_gates(net, "gct")
+    trained, frozen = net[0], net[2]
+    frozen.weight.requires_grad_(False)
+    before(trained)
+    before(frozen)
+    still_frozen = {name for name, p in frozen.named_parameters() if not p.requires_grad}
+    gw.train_only_gates(net)
+    while_frozen(trained)
+    while_frozen(frozen)
+    if while_frozen is not _nothing:
+        still_frozen = {name for name, _ in frozen.named_parameters() if "weight" in name}
+    if twice:
+        gw.train_only_gates(net)
+    names = {name for name, _ in net.named_parameters()}
+    expected = names - {f"2.{name}" for name in still_frozen}
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {n for n in names if is_gate(f".{n}")}
+    assert set(trainable_parameters(net)) == expected
+    gw.train_everything(net)
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == expected
 
 
 def test_gate_loss_is_zero_without_extra_losses() -> None:

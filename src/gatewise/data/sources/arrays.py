@@ -13,7 +13,7 @@ from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
 from gatewise.data.layout import split_of
-from gatewise.data.reading import Kind
+from gatewise.data.reading import Kind, OtherReading
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 _IMAGES, _LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
@@ -45,17 +45,27 @@ class Arrays(LabelledSource):
                 )
             splits[split][kind] = array
         complete = {split: parts for split, parts in splits.items() if len(parts) == 2}
-        if "train" not in complete:
+        if "train" not in complete and not (complete and isinstance(location.reading, OtherReading)):
             raise errors.DataError(
                 f"{file}: expected arrays train_images and train_labels (or x_train and y_train, images and labels), "
                 f"found {_validation.listed(list(arrays))}."
             )
+        for split in splits.keys() - complete.keys():
+            _leave_out(location, split, *splits[split])
         return {
             split: LabelledSplit(
                 _pixels(file, parts["images"]), _labels(file, parts["labels"], location.labels), shown=split
             )
             for split, parts in complete.items()
         }
+
+
+def _leave_out(location: Location, split: str, present: str) -> None:
+    """Say that test images without labels are not used; raise `DataError` for other splits with one array."""
+    missing = "labels" if present == "images" else "images"
+    if split != "test":
+        raise errors.DataError(f"{location}: {split} has {present} and no {missing}. Add {split}_{missing}.")
+    location.say(f"test has no {missing} and is not used")
 
 
 def _file(location: Location) -> Path | None:

@@ -5,6 +5,7 @@ from gatewise.core import _validation
 from gatewise.core.wording import counted
 from gatewise.data.folders import EncodedFiles, Location
 from gatewise.data.layout import class_folders, inner, split_folders
+from gatewise.data.reading import OtherReading
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, hint_about_files, register_source
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
@@ -15,13 +16,16 @@ class ClassFolders(LabelledSource):
     """A folder with images in CLASS/ or SPLIT/CLASS/; `SPLIT_WORDS` has the names of splits."""
 
     def matches(self, location: Location) -> bool:
-        return location.is_folder and (bool(split_folders(location)) or len(class_folders(location)) > 1)
+        if not location.is_folder or split_folders(location):
+            return location.is_folder
+        found, reading = class_folders(location), location.reading
+        return len(found) > 1 or (isinstance(reading, OtherReading) and not found.keys().isdisjoint(reading.classes))
 
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         folders = split_folders(location)
         if not folders:
             return {"train": _read_split(location)}
-        if "train" not in folders:
+        if "train" not in folders and not isinstance(location.reading, OtherReading):
             raise errors.DataError(
                 f"{location} has no train split: expected train/ with class folders, found {location.content()}."
             )

@@ -4,6 +4,7 @@ from pathlib import Path, PurePath
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
+from gatewise.data.image_column import check_not_several, find_images, rank
 from gatewise.data.layout import MASK_FOLDERS, is_left_out
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
@@ -13,9 +14,7 @@ from gatewise.data.table_layout import (
     common_folder,
     divided,
     files_of,
-    find_images,
     is_table,
-    rank,
     splits_of,
     tables_of,
     use_groups,
@@ -73,7 +72,7 @@ def _pairs(location: Location, table: Table) -> tuple[str, str, ImageFolder, Ima
     Files in a folder named as masks are masks. Without such a folder any image file can be one.
     """
     try:
-        column, images = find_images(location, table, lambda path: not _is_mask(path))
+        column, images = find_images(location, table, lambda path: not _is_mask(path), _MASKS)
     except errors.DataError:
         return None
     inside = Location(images.path, location.reading)
@@ -94,6 +93,7 @@ def _read(
 ) -> dict[str, MaskedSplit]:
     """Return the splits in one table."""
     image, mask, images, masks = columns
+    check_not_several(location, table, image, images, [mask])
     use_groups(location, table)
     files = [files_of(location, table, column, folder) for column, folder in ((image, images), (mask, masks))]
     rows = [row for row, pair in enumerate(zip(*files, strict=True)) if all(pair)]

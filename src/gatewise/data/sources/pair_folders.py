@@ -8,6 +8,7 @@ from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
 from gatewise.data.layout import MASK_FOLDERS, by_split, is_left_out, split_of
 from gatewise.data.masks import named_classes
+from gatewise.data.reading import OtherReading
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages")  # names of folders, in lower case, the likeliest first
@@ -35,7 +36,7 @@ class PairFolders(MaskedSource):
     def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
         layouts = _layouts(location)
-        if "train" not in layouts:
+        if "train" not in layouts and not isinstance(location.reading, OtherReading):
             raise errors.DataError(
                 f"{location} has no train split: expected train/ and val/ with images/ and masks/ in each, or images/ "
                 f"and masks/ with train/ and val/ in each, or undivided; found {location.content()}."

@@ -8,6 +8,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.wording import counted
 from gatewise.data.folders import Location
+from gatewise.data.image_column import INDEX, check_not_several, find_images, rank
 from gatewise.data.layout import class_folders, is_left_out, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
@@ -17,9 +18,7 @@ from gatewise.data.table_layout import (
     common_folder,
     divided,
     files_of,
-    find_images,
     is_table,
-    rank,
     say_unused,
     splits_of,
     tables_of,
@@ -32,7 +31,6 @@ _LABELS = (
     *("diagnosis", "dx", "species", "tags", "breed"),
 )
 _NUMBERS = ("score", "value", "rating", "age", "price")  # further names, of numbers
-_NO_LABEL = ("", "index", "unnamed: 0")
 
 
 @register_source("tables", help="a CSV, TSV, JSONL or parquet table that names images and labels", order=45)
@@ -103,6 +101,7 @@ def _read(
 ) -> tuple[Path, dict[str, LabelledSplit]]:
     """Return the folder of the images of one table, and the splits in it."""
     image, folder = find_images(location, table)
+    check_not_several(location, table, image, folder, location.reading.label_columns)
     files = files_of(location, table, image, folder)
     say_unused(location, table, folder, files)
     use_groups(location, table)
@@ -218,7 +217,7 @@ class _LabelColumns:
             return names
         if known := self._known(candidates):
             return known[:1]
-        left = [name for name in candidates if name.lower() not in _NO_LABEL]
+        left = [name for name in candidates if name.lower() not in INDEX]
         if len(left) == 1:
             return left
         binary = [name for name in left if _is_binary(table.columns[name])]
