@@ -14,7 +14,7 @@ from gatewise.core.merging import merged, run_twice
 from gatewise.core.turns import Turns
 from gatewise.core.types import Output
 from gatewise.gaternet.hooks import GateContext
-from gatewise.gaternet.route_norms import RouteNorms
+from gatewise.gaternet.route_norms import RouteNorms, check_norms_kept
 from gatewise.gaternet.sites import Site
 from gatewise.gates.functional import at_least_float32, straight_through
 
@@ -158,9 +158,10 @@ class Routes(nn.Module):
         """Run each image with its gates and the batch norms of its route; images of a route run together."""
         if torch.compiler.is_exporting() and len(self.patterns) > 1:
             raise errors.InvalidValueError(
-                "a GaterNet with routes groups images by route in Python, which cannot be traced. Export one route: "
+                "a GaterNet with routes groups images by route in Python, which cannot be traced. Use one route: "
                 "net.of_route(0)."
             )
+        check_norms_kept(backbone, self.norms)
         if len(self.patterns) == 1 or not len(x):
             return self._run_group(backbone, context, x, 0, gates)
         used: list[int] = route.unique().tolist()

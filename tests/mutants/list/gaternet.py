@@ -86,6 +86,16 @@ CHANGES = {
             "the gater prefers the route of more loss": replace("shares * losses", "-shares * losses"),
         },
     },
+    "gaternet/route_norms.py": {
+        "check_norms_kept": {
+            "routes run without norms that were fused": drop_call("_reads"),
+        },
+        "_reads": {
+            "routes run with norms that were folded": replace(
+                "replaced is None or hasattr(replaced, '__wrapped__')", "True"
+            ),
+        },
+    },
     "gaternet/hooks.py": {
         "GateContext": {
             "a backbone without gates reports missing gates": replace("gated: bool = False", "gated: bool = True"),

@@ -2,12 +2,15 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.ao.quantization import fuse_modules
 from torch.testing import assert_close
 
 import gatewise as gw
@@ -320,6 +323,41 @@ def test_routes_survive_copies_and_state_dicts() -> None:
 def test_plain_weights_still_fit_the_backbone() -> None:
     net = routed()
     assert net.backbone.load_state_dict(backbone().state_dict()).missing_keys == []
+
+
+CHANGED_NORMS: dict[str, Callable[[nn.Module], Any]] = {
+    "fused": lambda backbone: fuse_modules(backbone, [["0", "1"]], inplace=True),
+    "optimised for inference": gw.optimize_for_inference,
+    "wrapped": lambda backbone: setattr(backbone, "1", nn.Sequential(backbone[1])),
+    "removed": lambda backbone: setattr(backbone, "4", nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_NORMS)
+def test_backbone_without_the_norms_of_its_routes_is_rejected(change: str) -> None:
+    """Every image ran with the norms of the dense network."""
+    net = routed().eval()
+    CHANGED_NORMS[change](net.backbone)
+    message = "each route has a batch norm of its own for '[14]', but in the backbone this norm was fused"
+    for call in (lambda: net(images()), lambda: net.of_route(0), net.norms_follow_backbone):
+        with pytest.raises(InvalidValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+def test_routes_have_their_norms_in_a_converted_backbone(convert: Callable[[nn.Module], nn.Module]) -> None:
+    net = routed().eval()
+    distinct_norms(net)
+    expected = net(images())
+    convert(net.backbone)
+    assert_close(net(images()), expected)
+    assert_close(net.of_route(1)(images(1)), net(images(1), net.routes[1:2].float()))
+
+
+def test_network_with_routes_that_cannot_be_optimised_is_not_advised_to_optimise_its_backbone() -> None:
+    with pytest.raises(InvalidValueError, match=r"Use one route: net\.of_route\(0\)") as error:
+        gw.optimize_for_inference(routed().eval(), images())
+    assert "its backbone" not in str(error.value)
 
 
 def test_no_routes_without_option() -> None:
