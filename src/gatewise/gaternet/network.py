@@ -199,7 +199,7 @@ class GaterNet(nn.Module):
     @property
     def routes(self) -> Tensor | None:
         """Whether each gate is open in each route, (K, gate_count), bool; None if gates are chosen one by one."""
-        return None if self.selection is None else self.selection.patterns
+        return None if self.selection is None else self.selection.opened
 
     @property
     def is_local(self) -> bool:

@@ -21,6 +21,7 @@ from gatewise.gates.functional import at_least_float32, straight_through
 _BALANCE = 0.1  # weight of the balance term; at 0.01, as in the Switch Transformer, a route was left without images
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
 _FEWEST_UNITS = 4  # per layer, so that a budget can be met
+_AT_RANDOM = 2.0**-20  # of routes that were computed from a network: smaller than the steps of moving averages
 ROWS_WITH_ROUTES = (
     "The images of each route run together: return a row for each image, and compute losses outside the network, or "
     "use one route, net.of_route(0)."
@@ -79,7 +80,9 @@ class Routes(nn.Module):
         budget: fraction of the gated filters' multiply-adds that every route executes.
 
     Attributes:
-        patterns: whether each gate is open in each route, (K, gates); at first drawn at random.
+        patterns: a number for each gate in each route, (K, gates), 0 if it is closed. It is open if the number is more
+            than half of the largest: a moving average of patterns then opens one of them. Older files have bool.
+            At first routes are drawn at random, with small numbers: an average of them and later ones opens the later.
         norms: batch norms of each route.
 
     Paper: Fedus et al., Switch Transformers, JMLR 2022, arXiv 2101.03961 (the balance term).
@@ -92,17 +95,23 @@ class Routes(nn.Module):
         self.open_counts = open_counts(sites, budget)
         gates = sites[-1].first + sites[-1].gates
         anchor = next(backbone.parameters())
-        self.register_buffer("patterns", torch.zeros(count, gates, dtype=torch.bool, device=anchor.device))
+        self.register_buffer("patterns", torch.zeros(count, gates, device=anchor.device))
         self.open_most_important(sites, torch.rand(count, gates))
+        self.patterns *= _AT_RANDOM
         self.norms = RouteNorms(backbone, count)
         self._turns = Turns()  # a forward puts the norms of its route into the backbone, which all threads share
+
+    @property
+    def opened(self) -> Tensor:
+        """Whether each gate is open in each route, (K, gates), bool."""
+        return self.patterns > self.patterns.amax() / 2
 
     def open_most_important(self, sites: Sequence[Site], importance: Tensor) -> None:
         """Open the most important gates of each site, as many as its count; `importance` is that for each route."""
         self.patterns.zero_()
         for site, count in zip(sites, self.open_counts, strict=True):
             best = site.first + site.own(importance).topk(count).indices
-            self.patterns.scatter_(1, best.to(self.patterns.device), True)
+            self.patterns.scatter_(1, best.to(self.patterns.device), 1.0)
 
     def keep(self, route: int) -> None:
         """Drop all routes but one, in place."""
@@ -123,15 +132,15 @@ class Routes(nn.Module):
         soft = (logits - (-uniform.log()).log()).softmax(1)
         route = soft.argmax(1)
         chosen = straight_through(nn.functional.one_hot(route, logits.shape[1]).to(soft), soft)
-        return route, (chosen.unsqueeze(2) * self.patterns).sum(1)
+        return route, (chosen.unsqueeze(2) * self.opened).sum(1)
 
     def gates(self, route: Tensor) -> Tensor:
         """Return the gates of routes: (N,) -> (N, gates), float32."""
-        return self.patterns[route].float()
+        return self.opened[route].float()
 
     def nearest(self, gates: Tensor) -> Tensor:
         """Return the route that agrees with most of the given gates: (N, gates) -> (N,)."""
-        signs = 2 * self.patterns.to(at_least_float32(gates.dtype)) - 1
+        signs = 2 * self.opened.to(at_least_float32(gates.dtype)) - 1
         return ((gates - 0.5).to(signs.dtype) @ signs.T).argmax(1)
 
     def balance_loss(self, logits: Tensor) -> Tensor:

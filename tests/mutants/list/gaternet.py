@@ -82,6 +82,12 @@ CHANGES = {
         "Routes.choose": {
             "routes are sampled in evaluation": replace("not training or logits.shape[1] == 1", "logits.shape[1] == 1"),
         },
+        "Routes.__init__": {
+            "random routes weigh as much as drawn ones in an average": remove("self.patterns *= _AT_RANDOM"),
+        },
+        "Routes.opened": {
+            "an average opens old and new routes": replace("self.patterns.amax() / 2", "0"),
+        },
         "Routes.preference_loss": {
             "the gater prefers the route of more loss": replace("shares * losses", "-shares * losses"),
         },

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import freeze_batch_norm_2d
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 import gatewise as gw
@@ -318,6 +320,58 @@ def test_routes_survive_copies_and_state_dicts() -> None:
     for restored in (other, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(restored.routes, net.routes)
         assert_close(restored(images()), net(images()))
+
+
+def average_of_all_buffers(net: gw.GaterNet) -> Any:
+    averaged: Any = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    averaged.update = averaged.update_parameters
+    averaged.update(net)  # the first call copies
+    return averaged
+
+
+AVERAGES: dict[str, Callable[[gw.GaterNet], Any]] = {
+    "AveragedModel": average_of_all_buffers,
+    "timm's V2": lambda net: ModelEmaV2(net, decay=0.9),
+    "timm's V3": ModelEmaV3,
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_average_of_buffers_has_the_drawn_routes_at_once_and_later_ones_by_majority(average: str) -> None:
+    """A mean of bool is True unless it is zero: averages opened the old and the new routes together."""
+    net = routed()
+    averaged = AVERAGES[average](net)
+    net.draw_routes(images(48))
+    drawn = net.routes
+    for _ in range(10):
+        averaged.update(net)
+        assert torch.equal(averaged.module.routes, drawn)
+    gw.set_routes(net, drawn.flip(1))
+    for step in range(20):
+        averaged.update(net)
+        now = averaged.module.routes
+        assert torch.equal(now, drawn) if step < 3 else torch.equal(now, net.routes) or torch.equal(now, drawn)
+    assert torch.equal(now, net.routes)
+
+
+def test_equal_average_of_buffers_is_computed() -> None:
+    """The difference of two tensors of bool is an error."""
+    net = routed()
+    averaged = AveragedModel(net, use_buffers=True)
+    averaged.update_parameters(net)
+    averaged.update_parameters(net)
+    assert torch.equal(averaged.module.routes, net.routes)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_routes_of_an_older_file_are_read(assign: bool) -> None:
+    net, other = routed().eval(), routed().eval()
+    distinct_norms(net)
+    other.load_state_dict(net.state_dict() | {"selection.patterns": net.routes}, assign=assign)
+    assert torch.equal(other.routes, net.routes)
+    assert_close(other(images()), net(images()))
+    other.draw_routes(images(48))
+    assert_close(other.open_fraction(other.routes.float()), torch.full((3,), 0.5))
 
 
 def test_plain_weights_still_fit_the_backbone() -> None:
