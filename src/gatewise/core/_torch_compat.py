@@ -100,6 +100,13 @@ def has_memory(x: Tensor) -> bool:
     return True
 
 
+def is_recorded(x: Any) -> bool:
+    """Return whether torch.export, torch.jit, torch.fx or torch.func runs a network with `x` instead of images."""
+    if torch.compiler.is_exporting() or is_jit_tracing() or isinstance(x, fx.Proxy):
+        return True
+    return not torch.compiler.is_compiling() and not has_memory(x)
+
+
 # Recomputation in the backward pass: gaternet/hooks.py
 
 

@@ -400,11 +400,7 @@ class GaterNet(nn.Module):
 
     def check_gates(self, x: Tensor, gates: Tensor) -> None:
         """Raise ValueError unless `gates` has the shape (len(x), gate_count)."""
-        _check_gates(gates)
-        if tuple(gates.shape) != (len(x), self.gate_count):
-            raise errors.InvalidValueError(
-                f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
-            )
+        check_gates(gates, images=len(x), count=self.gate_count)
 
     def _note(self, gates: Tensor, logits: Tensor) -> None:
         """In training mode, store the loss term of these gates for `extra_loss`."""
@@ -517,6 +513,15 @@ def _check_gates(gates: object) -> None:
     if not isinstance(gates, Tensor) or gates.is_complex():
         raise errors.InvalidTypeError(
             f"gates must be a tensor of numbers from 0 to 1, got {_validation.safe_repr(gates)}."
+        )
+
+
+def check_gates(gates: Tensor, *, images: int, count: int) -> None:
+    """Raise ValueError unless `gates` has the shape (images, count)."""
+    _check_gates(gates)
+    if tuple(gates.shape) != (images, count):
+        raise errors.InvalidValueError(
+            f"gates must have shape ({images}, {count}), a row for each image, got {tuple(gates.shape)}."
         )
 
 

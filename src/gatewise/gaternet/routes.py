@@ -21,7 +21,7 @@ from gatewise.gates.functional import at_least_float32, straight_through
 _BALANCE = 0.1  # weight of the balance term; at 0.01, as in the Switch Transformer, a route was left without images
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
 _FEWEST_UNITS = 4  # per layer, so that a budget can be met
-_AT_RANDOM = 2.0**-20  # of routes that were computed from a network: smaller than the steps of moving averages
+_AT_RANDOM = 2.0**-20  # of an open gate in random routes; those of computed ones have 1
 ROWS_WITH_ROUTES = (
     "The images of each route run together: return a row for each image, and compute losses outside the network, or "
     "use one route, net.of_route(0)."
