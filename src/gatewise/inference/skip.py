@@ -93,7 +93,7 @@ class SkippingNet(nn.Module):
 
     def _skip(self, x: Tensor, gates: Tensor | None) -> tuple[Output, Tensor]:
         self._follow_weights()
-        if gates is None and self.net.is_local and len(x):
+        if gates is None and self.net.is_local:
             plain = self._way_of_local(x) == "mask"
             return self.plain.forward_with_gates(x) if plain else self._run_local(x)
         hard = True

@@ -145,6 +145,9 @@ CHANGES = {
         },
         "SkippingNet._skip": {
             "gates between 0 and 1 count as open": replace("not hard", "False"),
+            "local gates of no image are decided": replace(
+                "gates is None and self.net.is_local", "gates is None and self.net.is_local and len(x)"
+            ),
         },
         "SkippingNet._fastest": {
             "auto takes a way that gains nothing": replace(
