@@ -2,7 +2,9 @@
 
 # pyright: basic
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,6 +70,17 @@ class RouteNorms(nn.Module):
         for own, of_backbone in self._pairs(route, backbone):
             of_backbone.copy_(own)
 
+    @contextlib.contextmanager
+    def lent(self, route: int, backbone: nn.Module) -> Iterator[None]:
+        """Let the backbone's norms have the tensors of one route; for torch.jit, which rejects `functional_call`."""
+        of_backbone = tensors_by_name(backbone)
+        own = {name: tensor for name, tensor in self.tensors(route).items() if name in of_backbone}
+        try:
+            _assign(backbone, own)
+            yield
+        finally:
+            _assign(backbone, {name: of_backbone[name] for name in own})
+
     def _pairs(self, route: int, backbone: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Return the tensors of one route's norms, each with that of the backbone."""
         check_norms_kept(backbone, self)
@@ -86,6 +99,12 @@ def check_norms_kept(backbone: nn.Module, norms: RouteNorms) -> None:
                 f"or replaced. Undo that, or convert the backbone before a GaterNet is built from it; "
                 f"skip_closed_filters(net) folds the norms of each route."
             )
+
+
+def _assign(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        path, _, own = name.rpartition(".")
+        setattr(network.get_submodule(path), own, tensor)
 
 
 def _reads(layer: nn.Module, names: set[str]) -> bool:

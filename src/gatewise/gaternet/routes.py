@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gatewise import errors
+from gatewise.core._torch_compat import is_jit_tracing
 from gatewise.core.merging import merged, run_twice
 from gatewise.core.turns import Turns
 from gatewise.core.types import Output
@@ -63,7 +64,7 @@ class OneRoute(nn.Module):
     """The gater of a network with one route: it has nothing to decide and costs nothing, (N, ...) -> (N, 1) zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), 1)
+        return x.new_zeros(x.shape[0], 1)
 
 
 class Routes(nn.Module):
@@ -165,7 +166,7 @@ class Routes(nn.Module):
 
     def run(self, backbone: nn.Module, context: GateContext, x: Tensor, route: Tensor, gates: Tensor) -> Output:
         """Run each image with its gates and the batch norms of its route; images of a route run together."""
-        if torch.compiler.is_exporting() and len(self.patterns) > 1:
+        if len(self.patterns) > 1 and (torch.compiler.is_exporting() or is_jit_tracing()):
             raise errors.InvalidValueError(
                 "a GaterNet with routes groups images by route in Python, which cannot be traced. Use one route: "
                 "net.of_route(0)."
@@ -189,5 +190,8 @@ class Routes(nn.Module):
 
     def _run_group(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         context.set_gates(gates)
+        if is_jit_tracing():
+            with self.norms.lent(route, backbone):
+                return backbone(x)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else self._turns:
             return functional_call(backbone, self.norms.tensors(route), (x,))

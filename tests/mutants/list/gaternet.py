@@ -76,7 +76,15 @@ CHANGES = {
                 "self.training",
             ),
         },
+        "Routes.run": {
+            "torch.jit records the routes of the example": replace(
+                "torch.compiler.is_exporting() or is_jit_tracing()", "torch.compiler.is_exporting()"
+            ),
+        },
         "Routes._run_group": {
+            "torch.jit records the norms of the dense network": replace(
+                "self.norms.lent(route, backbone)", "contextlib.nullcontext()"
+            ),
             "threads share the norms of a route": replace("self._turns", "contextlib.nullcontext()"),
         },
         "Routes.choose": {

@@ -408,6 +408,21 @@ def test_routes_have_their_norms_in_a_converted_backbone(convert: Callable[[nn.M
     assert_close(net.of_route(1)(images(1)), net(images(1), net.routes[1:2].float()))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_one_route_is_traced_by_torch_jit() -> None:
+    """torch.jit rejects functional_call, also in a network with one route."""
+    net = routed().eval()
+    distinct_norms(net)
+    single = net.of_route(1)
+    distinct_norms(single)  # as a training does: the norms of the backbone are others
+    before = copy.deepcopy(single.backbone.state_dict())
+    traced = torch.jit.trace(single, images(2))
+    assert_close(traced(images(5, seed=3)), single(images(5, seed=3)))
+    assert_close(dict(single.backbone.state_dict()), dict(before), rtol=0, atol=0)
+    with pytest.raises(InvalidValueError, match=r"cannot be traced. Use one route: net\.of_route\(0\)"):
+        torch.jit.trace(net, images(2))
+
+
 def test_network_with_routes_that_cannot_be_optimised_is_not_advised_to_optimise_its_backbone() -> None:
     with pytest.raises(InvalidValueError, match=r"Use one route: net\.of_route\(0\)") as error:
         gw.optimize_for_inference(routed().eval(), images())
