@@ -171,8 +171,10 @@ class GaterNet(nn.Module):
             gater = OneRoute() if routes == 1 else gater
             self.gater = make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
-        share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
-        share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
+        device = "cpu" if example.is_meta else example.device  # no file has the values
+        with torch.device(device):
+            share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
+        share = (share / share.sum()).to(at_least_float32(example.dtype))
         priced = budget if routes is None else None  # the cost of routes is fixed
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if priced is None else Budget(share, priced)
         self._due: Tensor | None = None

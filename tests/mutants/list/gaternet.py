@@ -152,6 +152,7 @@ CHANGES = {
     },
     "gaternet/network.py": {
         "GaterNet.__init__": {
+            "a budget from the meta device has no values": replace("torch.device(device)", "torch.enable_grad()"),
             "a light gater is as wide as its routes allow": replace(
                 "make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)",
                 "make_gater(gater, logits, logits, self.input_shape, self.dense_macs, **head)",
