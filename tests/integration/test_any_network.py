@@ -160,7 +160,7 @@ def test_detector_trains_with_gates_and_keeps_frozen_norms() -> None:
 def test_detector_without_graph_error_suggests_backbone() -> None:
     with pytest.raises(ValueError, match="cannot read the structure of FasterRCNN") as error:
         gw.insert_gates(detector(), "gc")
-    assert "se the part of the network that takes one tensor, such as its backbone" in str(error.value)
+    assert "se the part of the network that takes one tensor, such as the backbone of a detector" in str(error.value)
 
 
 def test_frozen_norms_count_as_per_channel_norms() -> None:

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed, fx, nn
@@ -98,6 +98,13 @@ def has_memory(x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def is_recorded(x: Any) -> bool:
+    """Return whether torch.export, torch.jit, torch.fx or torch.func runs a network with `x` instead of images."""
+    if torch.compiler.is_exporting() or is_jit_tracing() or isinstance(x, fx.Proxy):
+        return True
+    return not torch.compiler.is_compiling() and not has_memory(x)
 
 
 # Recomputation in the backward pass: gaternet/hooks.py
@@ -259,7 +266,13 @@ class Float32Buffers(nn.Module):
     """A module whose own buffers stay at least in float32 when its parent is converted to 16 bits.
 
     If a release of torch does not call `_apply`, the buffers follow the parent's precision.
+
+    Attributes:
+        constants: names of tensors that are moved and converted as buffers are, but keep their values where buffers
+            lose them: on the meta device and in `to_empty`.
     """
+
+    constants: ClassVar[tuple[str, ...]] = ()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = dict(self.named_buffers(recurse=False))
@@ -268,6 +281,11 @@ class Float32Buffers(nn.Module):
             now: Tensor = getattr(self, name)
             if now.dtype != torch.promote_types(now.dtype, torch.float32):
                 setattr(self, name, buffer.to(now.device, torch.float32))
+        for name in self.constants:
+            constant: Tensor = getattr(self, name)
+            now = fn(constant)
+            if not now.is_meta:
+                setattr(self, name, constant.to(now.device, torch.promote_types(now.dtype, torch.float32)))
         return self
 
 

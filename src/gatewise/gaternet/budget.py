@@ -25,7 +25,7 @@ def describe_open_fraction(open_fraction: float, target: float | None) -> str:
 
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
     """Return sum(g s) over gates: (N, c), (c,) -> (N,). Not as a matmul: autocast would run that in bf16."""
-    return (gates.to(share.dtype) * share).sum(1)
+    return (gates.to(share.dtype) * share.to(gates.device)).sum(1)
 
 
 def _over_processes(mean: Tensor) -> Tensor:
@@ -39,11 +39,11 @@ def _over_processes(mean: Tensor) -> Tensor:
 class Sparsity(Float32Buffers):
     """The paper's loss term: `weight` times the mean gate, weighted by `share` (equal, or by multiply-adds)."""
 
-    share: Tensor
+    constants = ("share",)
 
     def __init__(self, share: Tensor, weight: float) -> None:
         super().__init__()
-        self.register_buffer("share", share, persistent=False)
+        self.share = share
         self.weight = weight
 
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:  # noqa: ARG002
@@ -70,12 +70,12 @@ class Budget(Float32Buffers):
     bfloat16 the number of steps would not exceed 256.
     """
 
-    share: Tensor
+    constants = ("share",)
     state: Tensor
 
     def __init__(self, share: Tensor, target: float, *, proportional: float = 20.0, integral: float = 0.05) -> None:
         super().__init__()
-        self.register_buffer("share", share, persistent=False)
+        self.share = share
         self.register_buffer("state", torch.tensor(_INITIAL_STATE))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000

@@ -171,8 +171,10 @@ class GaterNet(nn.Module):
             gater = OneRoute() if routes == 1 else gater
             self.gater = make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
-        share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
-        share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
+        device = "cpu" if example.is_meta else example.device  # no file has the values
+        with torch.device(device):
+            share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
+        share = (share / share.sum()).to(at_least_float32(example.dtype))
         priced = budget if routes is None else None  # the cost of routes is fixed
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if priced is None else Budget(share, priced)
         self._due: Tensor | None = None
@@ -199,7 +201,7 @@ class GaterNet(nn.Module):
     @property
     def routes(self) -> Tensor | None:
         """Whether each gate is open in each route, (K, gate_count), bool; None if gates are chosen one by one."""
-        return None if self.selection is None else self.selection.patterns
+        return None if self.selection is None else self.selection.opened
 
     @property
     def is_local(self) -> bool:
@@ -400,11 +402,7 @@ class GaterNet(nn.Module):
 
     def check_gates(self, x: Tensor, gates: Tensor) -> None:
         """Raise ValueError unless `gates` has the shape (len(x), gate_count)."""
-        _check_gates(gates)
-        if tuple(gates.shape) != (len(x), self.gate_count):
-            raise errors.InvalidValueError(
-                f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
-            )
+        check_gates(gates, images=len(x), count=self.gate_count)
 
     def _note(self, gates: Tensor, logits: Tensor) -> None:
         """In training mode, store the loss term of these gates for `extra_loss`."""
@@ -517,6 +515,15 @@ def _check_gates(gates: object) -> None:
     if not isinstance(gates, Tensor) or gates.is_complex():
         raise errors.InvalidTypeError(
             f"gates must be a tensor of numbers from 0 to 1, got {_validation.safe_repr(gates)}."
+        )
+
+
+def check_gates(gates: Tensor, *, images: int, count: int) -> None:
+    """Raise ValueError unless `gates` has the shape (images, count)."""
+    _check_gates(gates)
+    if tuple(gates.shape) != (images, count):
+        raise errors.InvalidValueError(
+            f"gates must have shape ({images}, {count}), a row for each image, got {tuple(gates.shape)}."
         )
 
 

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gatewise import errors
+from gatewise.core._torch_compat import is_jit_tracing
 from gatewise.core.merging import merged, run_twice
 from gatewise.core.turns import Turns
 from gatewise.core.types import Output
 from gatewise.gaternet.hooks import GateContext
-from gatewise.gaternet.route_norms import RouteNorms
+from gatewise.gaternet.route_norms import RouteNorms, check_norms_kept
 from gatewise.gaternet.sites import Site
 from gatewise.gates.functional import at_least_float32, straight_through
 
 _BALANCE = 0.1  # weight of the balance term; at 0.01, as in the Switch Transformer, a route was left without images
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
 _FEWEST_UNITS = 4  # per layer, so that a budget can be met
+_AT_RANDOM = 2.0**-20  # of an open gate in random routes; those of computed ones have 1
 ROWS_WITH_ROUTES = (
     "The images of each route run together: return a row for each image, and compute losses outside the network, or "
     "use one route, net.of_route(0)."
@@ -62,7 +64,7 @@ class OneRoute(nn.Module):
     """The gater of a network with one route: it has nothing to decide and costs nothing, (N, ...) -> (N, 1) zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), 1)
+        return x.new_zeros(x.shape[0], 1)
 
 
 class Routes(nn.Module):
@@ -79,7 +81,9 @@ class Routes(nn.Module):
         budget: fraction of the gated filters' multiply-adds that every route executes.
 
     Attributes:
-        patterns: whether each gate is open in each route, (K, gates); at first drawn at random.
+        patterns: a number for each gate in each route, (K, gates), 0 if it is closed. It is open if the number is more
+            than half of the largest: a moving average of patterns then opens one of them. Older files have bool.
+            At first routes are drawn at random, with small numbers: an average of them and later ones opens the later.
         norms: batch norms of each route.
 
     Paper: Fedus et al., Switch Transformers, JMLR 2022, arXiv 2101.03961 (the balance term).
@@ -92,17 +96,23 @@ class Routes(nn.Module):
         self.open_counts = open_counts(sites, budget)
         gates = sites[-1].first + sites[-1].gates
         anchor = next(backbone.parameters())
-        self.register_buffer("patterns", torch.zeros(count, gates, dtype=torch.bool, device=anchor.device))
+        self.register_buffer("patterns", torch.zeros(count, gates, device=anchor.device))
         self.open_most_important(sites, torch.rand(count, gates))
+        self.patterns *= _AT_RANDOM
         self.norms = RouteNorms(backbone, count)
         self._turns = Turns()  # a forward puts the norms of its route into the backbone, which all threads share
+
+    @property
+    def opened(self) -> Tensor:
+        """Whether each gate is open in each route, (K, gates), bool."""
+        return self.patterns > self.patterns.amax() / 2
 
     def open_most_important(self, sites: Sequence[Site], importance: Tensor) -> None:
         """Open the most important gates of each site, as many as its count; `importance` is that for each route."""
         self.patterns.zero_()
         for site, count in zip(sites, self.open_counts, strict=True):
             best = site.first + site.own(importance).topk(count).indices
-            self.patterns.scatter_(1, best.to(self.patterns.device), True)
+            self.patterns.scatter_(1, best.to(self.patterns.device), 1.0)
 
     def keep(self, route: int) -> None:
         """Drop all routes but one, in place."""
@@ -123,15 +133,15 @@ class Routes(nn.Module):
         soft = (logits - (-uniform.log()).log()).softmax(1)
         route = soft.argmax(1)
         chosen = straight_through(nn.functional.one_hot(route, logits.shape[1]).to(soft), soft)
-        return route, (chosen.unsqueeze(2) * self.patterns).sum(1)
+        return route, (chosen.unsqueeze(2) * self.opened).sum(1)
 
     def gates(self, route: Tensor) -> Tensor:
         """Return the gates of routes: (N,) -> (N, gates), float32."""
-        return self.patterns[route].float()
+        return self.opened[route].float()
 
     def nearest(self, gates: Tensor) -> Tensor:
         """Return the route that agrees with most of the given gates: (N, gates) -> (N,)."""
-        signs = 2 * self.patterns.to(at_least_float32(gates.dtype)) - 1
+        signs = 2 * self.opened.to(at_least_float32(gates.dtype)) - 1
         return ((gates - 0.5).to(signs.dtype) @ signs.T).argmax(1)
 
     def balance_loss(self, logits: Tensor) -> Tensor:
@@ -156,11 +166,12 @@ class Routes(nn.Module):
 
     def run(self, backbone: nn.Module, context: GateContext, x: Tensor, route: Tensor, gates: Tensor) -> Output:
         """Run each image with its gates and the batch norms of its route; images of a route run together."""
-        if torch.compiler.is_exporting() and len(self.patterns) > 1:
+        if len(self.patterns) > 1 and (torch.compiler.is_exporting() or is_jit_tracing()):
             raise errors.InvalidValueError(
-                "a GaterNet with routes groups images by route in Python, which cannot be traced. Export one route: "
+                "a GaterNet with routes groups images by route in Python, which cannot be traced. Use one route: "
                 "net.of_route(0)."
             )
+        check_norms_kept(backbone, self.norms)
         if len(self.patterns) == 1 or not len(x):
             return self._run_group(backbone, context, x, 0, gates)
         used: list[int] = route.unique().tolist()
@@ -179,5 +190,8 @@ class Routes(nn.Module):
 
     def _run_group(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         context.set_gates(gates)
+        if is_jit_tracing():
+            with self.norms.lent(route, backbone):
+                return backbone(x)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else self._turns:
             return functional_call(backbone, self.norms.tensors(route), (x,))

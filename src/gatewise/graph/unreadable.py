@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 _DEPENDS = "computed values decide which layers run"
-_PART = "use the part of the network that takes one tensor, such as its backbone"
+_PART = "use the part of the network that takes one tensor, such as the backbone of a detector"
 _SELECT = "select the convolutions with before=torch.nn.Conv2d"
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.core import _validation
+from gatewise.core._torch_compat import is_recorded
 from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
-from gatewise.gaternet.network import ESTIMATORS
+from gatewise.gaternet.network import ESTIMATORS, check_gates
 from gatewise.gaternet.routes import ROWS_WITH_ROUTES
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.restructure import GateState, restructure
@@ -21,6 +21,10 @@ from gatewise.inference.surgery import folded
 NO_STATE = (
     "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
     "was made from, or use torch.save on the skipping net itself."
+)
+_NOT_TRACED = (
+    "a net that runs route by route reads the route of each image in Python, which torch.export, torch.fx, torch.func "
+    "and torch.jit cannot trace. Use one route of the GaterNet, net.of_route(k); gatewise.export writes all routes."
 )
 
 
@@ -99,12 +103,16 @@ class RoutedNet(nn.Module):
         """Number of routes K."""
         return len(self.networks)
 
-    def forward(self, x: Tensor) -> Output:
-        return self.forward_with_gates(x)[0]
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
+        return self.forward_with_gates(x, gates)[0]
 
     @torch.no_grad()
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the output and the gates, (N, gates); `gates` select the routes instead of the gater."""
+        if is_recorded(x):
+            raise errors.InvalidValueError(_NOT_TRACED)
+        if gates is not None:
+            check_gates(gates, images=len(x), count=self.chooser.patterns.shape[1])
         route, gates = self.chooser(x) if gates is None else (self.route_with(gates), gates)
         assert gates is not None
         used: list[int] = route.unique().tolist()
@@ -136,7 +144,7 @@ class RoutedNet(nn.Module):
         return same.int().argmax(1)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise _validation.cannot_script("a net that runs route by route")
+        raise errors.InvalidValueError(_NOT_TRACED)
 
 
 def _dense_networks(net: GaterNet, patterns: Tensor, own: bool) -> list[nn.Module]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core._torch_compat import has_memory, is_replica
+from gatewise.core._torch_compat import is_recorded, is_replica
 from gatewise.core.merging import merged
 from gatewise.core.turns import Turns
 from gatewise.core.types import Output
@@ -75,7 +75,8 @@ class SkippingNet(nn.Module):
             from gatewise.inference.uncompiled import run_uncompiled  # slow import: loads torch._dynamo
 
             return run_uncompiled(self, x, gates)
-        _check_not_traced(x)
+        if is_recorded(x):
+            raise errors.InvalidValueError(_NOT_TRACED)
         if self.training:
             raise errors.InvalidValueError(
                 "a skipping net is for inference only. Train the GaterNet that it was made from."
@@ -92,7 +93,7 @@ class SkippingNet(nn.Module):
 
     def _skip(self, x: Tensor, gates: Tensor | None) -> tuple[Output, Tensor]:
         self._follow_weights()
-        if gates is None and self.net.is_local and len(x):
+        if gates is None and self.net.is_local:
             plain = self._way_of_local(x) == "mask"
             return self.plain.forward_with_gates(x) if plain else self._run_local(x)
         hard = True
@@ -288,14 +289,6 @@ def skip_closed_filters(
     if net.routes is not None and mode != "mask":
         return RoutedNet(net).folded()
     return SkippingNet(net, mode, memory).eval()
-
-
-def _check_not_traced(x: Tensor) -> None:
-    """Raise ValueError if `x` is traced: the control flow depends on the data of each batch."""
-    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    wrapped = torch.compiler.is_exporting() or is_tracing or isinstance(x, torch.fx.Proxy)
-    if wrapped or not has_memory(x):
-        raise errors.InvalidValueError(_NOT_TRACED)
 
 
 def _channels_last(x: Tensor) -> Tensor:

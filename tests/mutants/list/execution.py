@@ -120,6 +120,17 @@ CHANGES = {
         "Chooser.forward": {
             "images take the route with the fewest of their gates": replace("gates - 0.5", "0.5 - gates"),
         },
+        "RoutedNet.forward": {
+            "forced gates are ignored route by route": replace(
+                "self.forward_with_gates(x, gates)", "self.forward_with_gates(x)"
+            ),
+        },
+        "RoutedNet.forward_with_gates": {
+            "a net that runs route by route is recorded": replace("is_recorded(x)", "False"),
+            "fewer gates than images are taken route by route": replace(
+                "check_gates(gates, images=len(x), count=self.chooser.patterns.shape[1])", "pass"
+            ),
+        },
         "_dense_networks": {
             "all routes are the first": replace("patterns.tolist()", "patterns[:1].expand(len(patterns), -1).tolist()"),
         },
@@ -130,10 +141,13 @@ CHANGES = {
             "a skipping net is compiled": replace(
                 "torch.compiler.is_compiling() and (not torch.compiler.is_exporting())", "False"
             ),
-            "a skipping net is recorded": remove("_check_not_traced(x)"),
+            "a skipping net is recorded": replace("is_recorded(x)", "False"),
         },
         "SkippingNet._skip": {
             "gates between 0 and 1 count as open": replace("not hard", "False"),
+            "local gates of no image are decided": replace(
+                "gates is None and self.net.is_local", "gates is None and self.net.is_local and len(x)"
+            ),
         },
         "SkippingNet._fastest": {
             "auto takes a way that gains nothing": replace(

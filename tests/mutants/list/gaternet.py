@@ -76,14 +76,38 @@ CHANGES = {
                 "self.training",
             ),
         },
+        "Routes.run": {
+            "torch.jit records the routes of the example": replace(
+                "torch.compiler.is_exporting() or is_jit_tracing()", "torch.compiler.is_exporting()"
+            ),
+        },
         "Routes._run_group": {
+            "torch.jit records the norms of the dense network": replace(
+                "self.norms.lent(route, backbone)", "contextlib.nullcontext()"
+            ),
             "threads share the norms of a route": replace("self._turns", "contextlib.nullcontext()"),
         },
         "Routes.choose": {
             "routes are sampled in evaluation": replace("not training or logits.shape[1] == 1", "logits.shape[1] == 1"),
         },
+        "Routes.__init__": {
+            "random routes weigh as much as drawn ones in an average": remove("self.patterns *= _AT_RANDOM"),
+        },
+        "Routes.opened": {
+            "an average opens old and new routes": replace("self.patterns.amax() / 2", "0"),
+        },
         "Routes.preference_loss": {
             "the gater prefers the route of more loss": replace("shares * losses", "-shares * losses"),
+        },
+    },
+    "gaternet/route_norms.py": {
+        "check_norms_kept": {
+            "routes run without norms that were fused": drop_call("_reads"),
+        },
+        "_reads": {
+            "routes run with norms that were folded": replace(
+                "replaced is None or hasattr(replaced, '__wrapped__')", "True"
+            ),
         },
     },
     "gaternet/hooks.py": {
@@ -129,6 +153,7 @@ CHANGES = {
     },
     "gaternet/network.py": {
         "GaterNet.__init__": {
+            "a budget from the meta device has no values": replace("torch.device(device)", "torch.enable_grad()"),
             "a light gater is as wide as its routes allow": replace(
                 "make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)",
                 "make_gater(gater, logits, logits, self.input_shape, self.dense_macs, **head)",

@@ -121,6 +121,10 @@ CHANGES = {
             "in-place changes are not noticed": replace("getattr(x, '_version', math.nan)", "0"),
         },
         "Float32Buffers._apply": {
+            "constants lose their values in to_empty": replace(
+                "setattr(self, name, constant.to(now.device, torch.promote_types(now.dtype, torch.float32)))",
+                "setattr(self, name, now)",
+            ),
             "a budget counts in 16 bits": replace("before.items()", "()"),
         },
         "MoveObserver._apply": {

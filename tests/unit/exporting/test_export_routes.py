@@ -1,6 +1,7 @@
 """The form "routes": one file with a dense network for each route, whose images run through it in ONNX Runtime."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,34 @@ def test_learned_routes_run_in_torch_with_their_own_norms(learned: gw.GaterNet, 
     assert torch.equal(gates, own)
     if mode == "skip":
         assert "BatchNorm2d" not in {type(module).__name__ for module in _called(fast)}
+
+
+def test_net_that_runs_route_by_route_takes_forced_gates(learned: gw.GaterNet) -> None:
+    """`forward` had no parameter `gates`."""
+    assert learned.routes is not None
+    fast = gw.skip_closed_filters(learned)
+    gates = learned.routes.float()[torch.arange(len(IMAGES)) % len(learned.routes)]
+    torch.testing.assert_close(fast(IMAGES, gates=gates), learned(IMAGES, gates=gates), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidValueError, match=r"gates must have shape \(9, 8\), a row for each image, got \(1, 8\)"):
+        fast(IMAGES, gates=gates[:1])
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        lambda net: torch.export.export(net, (IMAGES,)),
+        lambda net: torch.jit.trace(net, (IMAGES,)),
+        torch.jit.script,
+        torch.fx.symbolic_trace,
+        lambda net: torch.vmap(net)(IMAGES.unsqueeze(1)),
+    ],
+    ids=["export", "jit.trace", "jit.script", "fx", "vmap"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_net_that_runs_route_by_route_is_not_traced(learned: gw.GaterNet, trace: Callable[[nn.Module], Any]) -> None:
+    """torch.jit.trace recorded the routes of the example; torch.export printed its whole graph."""
+    with pytest.raises(InvalidValueError, match="a net that runs route by route reads the route of each image"):
+        trace(gw.skip_closed_filters(learned))
 
 
 def _called(net: nn.Module) -> list[nn.Module]:

@@ -606,6 +606,26 @@ def test_budget_counts_steps_in_every_precision(dtype: torch.dtype) -> None:
     assert list(net.to("cpu").state_dict()) == ["0.state"]
 
 
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize(
+    "options", [{"budget": 0.5}, {"sparsity": 0.1, "weighting": "macs"}], ids=["budget", "sparsity"]
+)
+def test_net_from_the_meta_device_has_the_loss_of_its_gates(options: dict[str, Any], assign: bool) -> None:
+    """The shares of gates are in no file: they stayed on the meta device, or `to_empty` left them without values."""
+    net = small(**options)
+    with torch.device("meta"):
+        other = small(**options)
+    loaded = other if assign else other.to_empty(device="cpu")
+    loaded.load_state_dict(copy.deepcopy(net.state_dict()), assign=assign)
+    assert torch.equal(loaded.price.share, net.price.share)
+    losses: list[Tensor | None] = []
+    for trained in (net, loaded):
+        torch.manual_seed(1)
+        trained.train()(images())
+        losses.append(trained.extra_loss())
+    assert_close(losses[0], losses[1])
+
+
 def test_bf16_gates_survive_save_and_load() -> None:
     net = small(budget=0.5).to(torch.bfloat16)
     file = io.BytesIO()

@@ -2,12 +2,17 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import freeze_batch_norm_2d
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
 from torch import Tensor, nn
+from torch.ao.quantization import fuse_modules
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 import gatewise as gw
@@ -317,9 +322,111 @@ def test_routes_survive_copies_and_state_dicts() -> None:
         assert_close(restored(images()), net(images()))
 
 
+def average_of_all_buffers(net: gw.GaterNet) -> Any:
+    averaged: Any = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    averaged.update = averaged.update_parameters
+    averaged.update(net)  # the first call copies
+    return averaged
+
+
+AVERAGES: dict[str, Callable[[gw.GaterNet], Any]] = {
+    "AveragedModel": average_of_all_buffers,
+    "timm's V2": lambda net: ModelEmaV2(net, decay=0.9),
+    "timm's V3": ModelEmaV3,
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_average_of_buffers_has_the_drawn_routes_at_once_and_later_ones_by_majority(average: str) -> None:
+    """A mean of bool is True unless it is zero: averages opened the old and the new routes together."""
+    net = routed()
+    averaged = AVERAGES[average](net)
+    net.draw_routes(images(48))
+    drawn = net.routes
+    for _ in range(10):
+        averaged.update(net)
+        assert torch.equal(averaged.module.routes, drawn)
+    gw.set_routes(net, drawn.flip(1))
+    for step in range(20):
+        averaged.update(net)
+        now = averaged.module.routes
+        assert torch.equal(now, drawn) if step < 3 else torch.equal(now, net.routes) or torch.equal(now, drawn)
+    assert torch.equal(now, net.routes)
+
+
+def test_equal_average_of_buffers_is_computed() -> None:
+    """The difference of two tensors of bool is an error."""
+    net = routed()
+    averaged = AveragedModel(net, use_buffers=True)
+    averaged.update_parameters(net)
+    averaged.update_parameters(net)
+    assert torch.equal(averaged.module.routes, net.routes)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_routes_of_an_older_file_are_read(assign: bool) -> None:
+    net, other = routed().eval(), routed().eval()
+    distinct_norms(net)
+    other.load_state_dict(net.state_dict() | {"selection.patterns": net.routes}, assign=assign)
+    assert torch.equal(other.routes, net.routes)
+    assert_close(other(images()), net(images()))
+    other.draw_routes(images(48))
+    assert_close(other.open_fraction(other.routes.float()), torch.full((3,), 0.5))
+
+
 def test_plain_weights_still_fit_the_backbone() -> None:
     net = routed()
     assert net.backbone.load_state_dict(backbone().state_dict()).missing_keys == []
+
+
+CHANGED_NORMS: dict[str, Callable[[nn.Module], Any]] = {
+    "fused": lambda backbone: fuse_modules(backbone, [["0", "1"]], inplace=True),
+    "optimised for inference": gw.optimize_for_inference,
+    "wrapped": lambda backbone: setattr(backbone, "1", nn.Sequential(backbone[1])),
+    "removed": lambda backbone: setattr(backbone, "4", nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_NORMS)
+def test_backbone_without_the_norms_of_its_routes_is_rejected(change: str) -> None:
+    """Every image ran with the norms of the dense network."""
+    net = routed().eval()
+    CHANGED_NORMS[change](net.backbone)
+    message = "each route has a batch norm of its own for '[14]', but in the backbone this norm was fused"
+    for call in (lambda: net(images()), lambda: net.of_route(0), net.norms_follow_backbone):
+        with pytest.raises(InvalidValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+def test_routes_have_their_norms_in_a_converted_backbone(convert: Callable[[nn.Module], nn.Module]) -> None:
+    net = routed().eval()
+    distinct_norms(net)
+    expected = net(images())
+    convert(net.backbone)
+    assert_close(net(images()), expected)
+    assert_close(net.of_route(1)(images(1)), net(images(1), net.routes[1:2].float()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_one_route_is_traced_by_torch_jit() -> None:
+    """torch.jit rejects functional_call, also in a network with one route."""
+    net = routed().eval()
+    distinct_norms(net)
+    single = net.of_route(1)
+    distinct_norms(single)  # as a training does: the norms of the backbone are others
+    before = copy.deepcopy(single.backbone.state_dict())
+    traced = torch.jit.trace(single, images(2))
+    assert_close(traced(images(5, seed=3)), single(images(5, seed=3)))
+    assert_close(dict(single.backbone.state_dict()), dict(before), rtol=0, atol=0)
+    with pytest.raises(InvalidValueError, match=r"cannot be traced. Use one route: net\.of_route\(0\)"):
+        torch.jit.trace(net, images(2))
+
+
+def test_network_with_routes_that_cannot_be_optimised_is_not_advised_to_optimise_its_backbone() -> None:
+    with pytest.raises(InvalidValueError, match=r"Use one route: net\.of_route\(0\)") as error:
+        gw.optimize_for_inference(routed().eval(), images())
+    assert "its backbone" not in str(error.value)
 
 
 def test_no_routes_without_option() -> None:

@@ -742,10 +742,10 @@ def test_unreadable_network_rejected_with_reason() -> None:
         gw.find_places(Undecided(), "inner")
     assert str(error.value) == (
         "cannot read the structure of Undecided (on (2, 3, 224, 224): computed values decide which layers run). "
-        "Use the part of the network that takes one tensor, such as its backbone; or select the convolutions with "
-        "before=torch.nn.Conv2d."
+        "Use the part of the network that takes one tensor, such as the backbone of a detector; or select the "
+        "convolutions with before=torch.nn.Conv2d."
     )
-    with pytest.raises(ValueError, match=r"run\)\. Use the part of the network .* backbone\.$"):  # it has no before=
+    with pytest.raises(ValueError, match=r"run\)\. Use the part of the network .* detector\.$"):  # it has no before=
         gw.GaterNet(Undecided(), image_size=(8, 8))
 
 

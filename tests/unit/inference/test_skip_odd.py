@@ -150,6 +150,14 @@ def test_output_without_batch_axis_rejected() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_empty_batch_with_local_gates(mode: str) -> None:
+    """It asked for the gates before the forward, which local gating does not have."""
+    net = gw.GaterNet(network(["basic"], 8), gater="local", image_size=(8, 8)).eval()
+    output, gates = gw.skip_closed_filters(net, mode).forward_with_gates(images(2)[:0])
+    assert (output.shape, gates.shape) == (net(images(2)[:0]).shape, (0, net.gate_count))
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_empty_batch_and_gates_between(mode: str) -> None:
     net = gater_net(["basic"], letters="?")
     fast = gw.skip_closed_filters(net, mode)
