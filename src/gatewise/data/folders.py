@@ -46,8 +46,8 @@ def is_image(name: str) -> bool:
 def printable(text: str) -> str:
     r"""Return text with "?" in place of bytes that are not UTF-8, as in names from archives made with another encoding.
 
-    >>> printable("caf\udce9.png")
-    'caf?.png'
+    >>> printable("ol\udce9.png")
+    'ol?.png'
     """
     return text.encode(errors="replace").decode()
 

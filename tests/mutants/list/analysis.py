@@ -328,7 +328,7 @@ CHANGES = {
     },
     "analysis/score_page.py": {
         "_parts": {
-            "training images are scored beside test images": replace(
+            "training images are scored with test images": replace(
                 "division and division.rule and ('test' not in present)", "division and division.rule"
             ),
         },

@@ -221,7 +221,7 @@ def test_score_of_json_lines_whatever_the_name(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("named", ["state.json", "./state.json"])
 def test_score_file_in_the_output_folder_wins_over_those_below(tmp_path: Path, named: str) -> None:
-    """trainer_state.json beside checkpoint-10/trainer_state.json could not be named."""
+    """trainer_state.json next to checkpoint-10/trainer_state.json could not be named."""
     for folder, score in ((tmp_path, 5), (tmp_path / "checkpoint-10", 4)):
         folder.mkdir(exist_ok=True)
         (folder / "state.json").write_text(f'{{"best": {score}}}')

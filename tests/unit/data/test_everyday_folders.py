@@ -155,7 +155,7 @@ def _phone(root: Path) -> None:
 
 def _old_archive(root: Path) -> None:
     file = by_class(root, TEN) / "cat/0.png"
-    file.rename(os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9.png"))
+    file.rename(os.fsdecode(os.fsencode(file.parent) + b"/ol\xe9.png"))
 
 
 def _two_trains(root: Path) -> None:
@@ -186,7 +186,7 @@ STOPS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a name in another encoding": (
         _old_archive,
-        "cat/caf?.png: a name in another encoding than UTF-8 is not read. Rename the file or folder, or add --on-",
+        "cat/ol?.png: a name in another encoding than UTF-8 is not read. Rename the file or folder, or add --on-",
     ),
     "DICOM": (
         lambda f: [by_class(f, TEN), (f / "dog/1.dcm").write_bytes(b"x"), (f / "dog/2.dcm").write_bytes(b"x")],

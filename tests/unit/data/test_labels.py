@@ -98,7 +98,7 @@ def test_several_numbers_of_an_image_are_read_again_from_split_csv(tmp_path: Pat
 
 
 def test_whole_numbers_written_as_fractions_are_the_same_classes(tmp_path: Path) -> None:
-    """train.csv with 1.0, which pandas writes beside an empty cell, and val.csv with 1 had different classes."""
+    """train.csv with 1.0, which pandas writes if another cell is empty, and val.csv with 1 had different classes."""
     table(tmp_path, "label", [f"{n % 2}.0" for n in range(8)], "train.csv")
     table(tmp_path, "label", [f"{n % 2}" for n in range(8)], "val.csv")
     dataset = load_dataset(tmp_path)

@@ -387,7 +387,7 @@ def test_ignored_value_is_not_a_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_objects_of_255_in_one_split_are_not_ignored_pixels(tmp_path: Path, split: str) -> None:
-    """Beside masks of 0 and 1 those of 0 and 255 had no object: 100 % of the background was right."""
+    """Masks of 0 and 255, where others had 0 and 1, had no object: 100 % of the background was right."""
     for name in ("train", "val"):
         write_files(tmp_path / f"images/{name}", tmp_path / f"masks/{name}", range(3))
         for number in range(3):
