@@ -32,7 +32,7 @@ class Given:
         rows: variant -> further entries of its row in `results.json`.
         details: further entries of `results.json`.
         notes: what a reader should know.
-        rivals: which variants are rivals of others; None if there are none.
+        rivals: which variants are rivals of others; None for a table.
     """
 
     score: Score

@@ -89,8 +89,8 @@ def _variants(runs: Sequence[Path], known: Iterable[str]) -> dict[Path, str]:
 
 def _add_rivals(given: Given, chosen: Sequence[Rival], plain: str) -> None:
     """Say which variants are rivals of others, of those that were chosen for a comparison, and which have no runs."""
-    chosen = [rival for rival in chosen if rival.gates in given.scores]
     networks = {rival.network for rival in chosen} - {plain}
+    chosen = [rival for rival in chosen if rival.gates in given.scores]
     given.rivals = RivalRows.among([name for name in given.scores if name not in networks], chosen, plain)
     if chosen:
         given.details["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]

@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 Change = Callable[[nn.Module, Tensor], Tensor]  # (layer, map) -> map
 Hook = TypeVar("Hook")
 
+FORWARD_OF_ACCELERATE = "_original_forward"  # attribute of a network whose forward Accelerator.prepare has replaced
+
 # torch has no public way to list hooks, to remove one without its handle, or to move them to another module.
 _DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
 _OPTIONS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")

@@ -44,7 +44,7 @@ def find_images(
         )
     least = _BY_CHANCE * max(count for _, _, count in found)
     likely = [one for one in found if one[2] > least]
-    return min(likely, key=lambda one: (-signs[one[0]], *_likelihood(one[0], table.columns[one[0]], one[2])))[:2]
+    return min(likely, key=lambda one: (-signs[one[0]], -one[2], *_likelihood(one[0], table.columns[one[0]])))[:2]
 
 
 def check_not_several(location: Location, table: Table, column: str, folder: ImageFolder, known: Sequence[str]) -> None:
@@ -53,7 +53,8 @@ def check_not_several(location: Location, table: Table, column: str, folder: Ima
         return
     images, signs = _images(table, column, folder), _signs(column, table.columns[column])
     for other in most_found(table, folder):
-        if other in (column, *known) or _signs(other, table.columns[other]) < signs:
+        fewer = _signs(other, table.columns[other]) < signs and other.lower() not in _USUAL
+        if other in (column, *known) or fewer:
             continue
         others = _images(table, other, folder)
         if others != images and len(set(others) - {""}) >= len(set(images) - {""}):
@@ -69,21 +70,14 @@ def _images(table: Table, column: str, folder: ImageFolder) -> list[str]:
 
 
 def _signs(column: str, cells: Sequence[Any]) -> int:
-    """Return how much speaks for images in a column: its cells are names of files, and its name is a usual one."""
-    return _are_file_names(cells) + (column.lower() in _USUAL) - (column.lower() in INDEX)
+    """Return 1 if most of the first cells of a column have the suffix of an image, -1 for row numbers, otherwise 0."""
+    first = cells[:SAMPLE]
+    return (2 * sum(is_image(str(cell)) for cell in first) > len(first)) - (column.lower() in INDEX)
 
 
-def _are_file_names(cells: Sequence[Any]) -> bool:
-    """Return whether most of the first cells have the suffix of an image."""
-    return 2 * sum(is_image(str(cell)) for cell in cells[:SAMPLE]) > len(cells[:SAMPLE])
-
-
-def _likelihood(column: str, cells: Sequence[Any], count: int) -> tuple[bool, int, int, int]:
-    """Return a key by which the likeliest of several columns is first.
-
-    It has names of files, names many images, has a usual name, or has many different cells.
-    """
-    return not _are_file_names(cells), -count, rank(column, _USUAL), -len(set(map(str, cells)))
+def _likelihood(column: str, cells: Sequence[Any]) -> tuple[int, int]:
+    """Return a key by which the likeliest of several columns is first: a usual name, or many different cells."""
+    return rank(column, _USUAL), -len(set(map(str, cells)))
 
 
 def rank(name: str, known: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from gatewise.core.wording import counted
 from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Kind
 
-_WHOLE_NUMBER = re.compile(r"-?\d+(\.0)?")  # a column of a CSV that had an empty cell in pandas has 1.0 for 1
+_FRACTION = re.compile(r"-?\d+\.\d+")  # a column of a CSV that had an empty cell in pandas has 1.0 for 1
 KINDS: tuple[Kind, ...] = ("class", "classes", "number")
 DELIMITERS = ("|", ";", ",", " ")  # between several labels in one cell, the likeliest first
 _TASKS = {"class": "classify", "classes": "multilabel", "number": "regress"}
@@ -136,7 +136,9 @@ class Interpreter:
         """
         if self.kind == "number":
             return _numbers(splits, self.delimiter or DELIMITERS[0], self.classes)
-        cells = {name: _texts_of(split, self.classes or ()) for name, split in splits.items()}
+        cells = {name: _texts_of(split) for name, split in splits.items()}
+        if not any(split.classes for split in splits.values()):
+            cells = _as_integers(cells, self.classes or [name.strip() for name in (self.class_names or "").split(",")])
         delimiter = self.delimiter or self._delimiter(splits, cells)
         names = {name: self._names(split, cells[name], delimiter) for name, split in splits.items()}
         classes = self._classes(where, splits, names)
@@ -272,15 +274,25 @@ def _named(split: LabelledSplit, row: int, label: Any) -> tuple[str, ...]:
     return tuple(split.classes[index] for index in indices)
 
 
-def _texts_of(split: LabelledSplit, known: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the labels of each image as text, not yet divided; 0.0 and 1.0 are 0 and 1 if they are not `known`."""
+def _texts_of(split: LabelledSplit) -> list[tuple[str, ...]]:
+    """Return the labels of each image as text, not yet divided."""
     if split.classes:
         return [_named(split, row, label) for row, label in enumerate(split.labels)]
     _check_no_fractions(split)
-    rows = [_texts(split, row, label) for row, label in enumerate(split.labels)]
-    if all(_WHOLE_NUMBER.fullmatch(text) for texts in rows for text in texts):
-        return [tuple(text if text in known else text.removesuffix(".0") for text in texts) for texts in rows]
-    return rows
+    return [_texts(split, row, label) for row, label in enumerate(split.labels)]
+
+
+def _as_integers(cells: Mapping[str, list[tuple[str, ...]]], known: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
+    """Return the texts of all splits with 0 and 1 for 0.0 and 1.0, but for `known` texts and among other fractions.
+
+    >>> _as_integers({"train": [("1",), ("unknown",)], "validation": [("1.0",)]}, [])
+    {'train': [('1',), ('unknown',)], 'validation': [('1',)]}
+    """
+    fractions = {text for rows in cells.values() for texts in rows for text in texts if _FRACTION.fullmatch(text)}
+    if not all(text.endswith(".0") for text in fractions):
+        return dict(cells)
+    change = {text: text.removesuffix(".0") for text in fractions - set(known)}
+    return {name: [tuple(change.get(text, text) for text in texts) for texts in rows] for name, rows in cells.items()}
 
 
 def _single(rows: Sequence[tuple[str, ...]]) -> Counter[str]:

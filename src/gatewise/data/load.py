@@ -145,7 +145,9 @@ def load_dataset(
         pixel_format = pixel_format or _pixel_format(location, divided)
         side = image_size or _side(location, divided, preferred_size)
         encoded = {name: _images(location, split, labels, side, pixel_format) for name, split in divided.items()}
-        splits = _shared(divided, {name: _decoded_if_small(images, loading) for name, images in encoded.items()})
+        splits = _shared(divided, encoded)
+        decoded = {id(images): _decoded_if_small(images, loading) for images in splits.values()}
+        splits = {name: decoded[id(images)] for name, images in splits.items()}
         _check_streamed(location, splits)
     own = splits["train"]
     return Dataset(
@@ -374,7 +376,7 @@ def load_pairs(
         meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     meaning.check_names(location, names)
     for split in read.values():
-        meaning.check_values(split.masks)
+        meaning.warn_of_values(split.masks, location.say)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)
@@ -389,7 +391,7 @@ def load_pairs(
         for name, split in divided.items()
     }
     splits = _shared(divided, encoded)
-    for pairs in splits.values():
+    for pairs in {id(pairs): pairs for pairs in splits.values()}.values():
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()

@@ -3,7 +3,7 @@
 # pyright: basic
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -110,8 +110,8 @@ class MaskEncoding:
                 f"{_validation.listed(self.classes, 5)}, in this order. Give masks with the values of the training."
             )
 
-    def check_values(self, masks: EncodedSource) -> None:
-        """Raise `DataError` if up to 256 masks of a split have ignored pixels, and otherwise only the first class."""
+    def warn_of_values(self, masks: EncodedSource, say: Callable[[str], None]) -> None:
+        """Warn if up to 256 masks of a split have ignored pixels, and otherwise only the first class."""
         if self.threshold is not None:
             return
         found = set[int]()
@@ -120,10 +120,10 @@ class MaskEncoding:
             if found - {0, self.ignored}:
                 return
         if len(found) == 2:
-            raise errors.DataError(
-                f"{masks.where(0)} and the other masks of its split have only the values 0 ({self.classes[0]}) and "
-                f"{self.ignored} (ignored), so no pixel counts as {' or '.join(self.classes[1:3])}. Write the value of "
-                f"the class instead of {self.ignored}."
+            say(
+                f"warning: {masks.where(0)} and other masks of its split have only the values 0 ({self.classes[0]}) "
+                f"and {self.ignored} (ignored), so no pixel counts as {' or '.join(self.classes[1:3])}; if "
+                f"{self.ignored} means a class, write the value of the class"
             )
 
     def decode(self, where: str, content: bytes | None) -> Tensor:

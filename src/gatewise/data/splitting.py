@@ -53,9 +53,10 @@ def named_splits(location: Location, splits: Mapping[str, AnySplit], reading: Re
         found["train"] = chosen.pop(only)
         location.reading = replace(reading, stands_for_all=only)
     if "train" not in found:
-        raise errors.DataError(
-            f"{location} has no train split, found {', '.join(splits) or 'nothing'}; expected images to train on."
-        )
+        found_there = f"found {', '.join(splits) or 'nothing'}"
+        if isinstance(reading, OtherReading):
+            raise errors.DataError(f"{location} has no images with labels to score, {found_there}.")
+        raise errors.DataError(f"{location} has no train split, {found_there}; expected images to train on.")
     return {"train": found["train"], **chosen}
 
 

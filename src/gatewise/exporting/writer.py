@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import check_file_writable
+from gatewise.core.hooks import FORWARD_OF_ACCELERATE
 from gatewise.core.loaders import Loader, batches_of, first_batches
 from gatewise.core.types import main_output, tensors_of
 from gatewise.exporting.formats.registry import Format, describe_formats, format_named, format_of, formats
@@ -27,7 +28,6 @@ from gatewise.training import Progress
 from gatewise.training.runs import Run
 
 _OTHER_PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)
-_FORWARD_OF_ACCELERATE = "_original_forward"  # attribute of a network whose forward Accelerator.prepare has replaced
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "pixels", "spec")
 
 
@@ -282,13 +282,13 @@ def _image_values(images: Tensor) -> Tensor:
 
 def _in_float32(net: nn.Module) -> nn.Module:
     """Return the network on the CPU and in float32, without autocast around it; a copy where that changes it."""
-    mixed = _FORWARD_OF_ACCELERATE in vars(net)
+    mixed = FORWARD_OF_ACCELERATE in vars(net)
     tensors = (*net.parameters(), *net.buffers())
     if not mixed and all(t.device.type == "cpu" and t.dtype not in _OTHER_PRECISIONS for t in tensors):
         return net
     net = full_copy(net).cpu().float()
     if mixed:
-        net.forward = vars(net).pop(_FORWARD_OF_ACCELERATE)
+        net.forward = vars(net).pop(FORWARD_OF_ACCELERATE)
     return net
 
 

@@ -89,7 +89,7 @@ class Budget(Float32Buffers):
             share / share.sum(), min(1.0, max(1e-6, left)), proportional=self.proportional, integral=self.integral
         )
         price.ramp = self.ramp
-        return price.to(share.device)
+        return price.to(self.state.device)
 
     def schedule(self, steps: int) -> None:
         """Reset the state for a training of `steps` steps."""

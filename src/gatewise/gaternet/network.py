@@ -479,7 +479,7 @@ class GaterNet(nn.Module):
 
         A convolution counts with its open filters and open inputs; a layer without gates counts in full.
         """
-        _check_gates(gates)
+        _check_are_numbers(gates)
         if gates.dim() != 2 or gates.shape[1] != self.gate_count:
             raise errors.InvalidValueError(
                 f"gates must have shape (N, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
@@ -511,7 +511,7 @@ def _check_routes(routes: object, gater: object, sparsity: float) -> None:
         raise errors.InvalidValueError("routes have a fixed cost, so they have no sparsity term. Set budget instead.")
 
 
-def _check_gates(gates: object) -> None:
+def _check_are_numbers(gates: object) -> None:
     if not isinstance(gates, Tensor) or gates.is_complex():
         raise errors.InvalidTypeError(
             f"gates must be a tensor of numbers from 0 to 1, got {_validation.safe_repr(gates)}."
@@ -520,7 +520,7 @@ def _check_gates(gates: object) -> None:
 
 def check_gates(gates: Tensor, *, images: int, count: int) -> None:
     """Raise ValueError unless `gates` has the shape (images, count)."""
-    _check_gates(gates)
+    _check_are_numbers(gates)
     if tuple(gates.shape) != (images, count):
         raise errors.InvalidValueError(
             f"gates must have shape ({images}, {count}), a row for each image, got {tuple(gates.shape)}."

@@ -82,8 +82,9 @@ class Routes(nn.Module):
 
     Attributes:
         patterns: a number for each gate in each route, (K, gates), 0 if it is closed. It is open if the number is more
-            than half of the largest: a moving average of patterns then opens one of them. Older files have bool.
-            At first routes are drawn at random, with small numbers: an average of them and later ones opens the later.
+            than half of the largest, so a moving average of two sets of routes opens the one of the larger weight, and
+            an equal mean the gates that most of the sets open. Older files have bool. At first routes are drawn at
+            random, with small numbers: an average of them and later ones opens the later.
         norms: batch norms of each route.
 
     Paper: Fedus et al., Switch Transformers, JMLR 2022, arXiv 2101.03961 (the balance term).

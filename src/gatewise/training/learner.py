@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.hooks import FORWARD_OF_ACCELERATE
 from gatewise.data import Batches, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings, plain_network
 from gatewise.gaternet.recalibration import recalibrate
@@ -222,7 +223,7 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
 @contextlib.contextmanager
 def _without_autocast(model: nn.Module) -> Generator[None]:
     """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by autocast."""
-    original = vars(model).get("_original_forward")
+    original = vars(model).get(FORWARD_OF_ACCELERATE)
     if original is None:
         yield
         return

@@ -167,11 +167,12 @@ CHANGES = {
         "_texts": {
             "whole numbers are written as fractions": replace("int(label)", "label"),
         },
-        "_texts_of": {
-            "whole numbers of a CSV are written as fractions": replace(
-                "text if text in known else text.removesuffix('.0')", "text"
+        "_as_integers": {
+            "whole numbers of a CSV are written as fractions": replace("change.get(text, text)", "text"),
+            "classes of an older run are renamed": replace("fractions - set(known)", "fractions"),
+            "versions such as 1.0 and 1.1 are renamed": replace(
+                "not all(text.endswith('.0') for text in fractions)", "False"
             ),
-            "classes of an older run are renamed": replace("text in known", "False"),
         },
         "Interpreter._delimiter": {
             "labels of validation images are divided otherwise": replace(
@@ -328,7 +329,7 @@ CHANGES = {
     "data/image_column.py": {
         "_signs": {
             "row numbers name images as well as names of files": replace(
-                "_are_file_names(cells) + (column.lower() in _USUAL) - (column.lower() in INDEX)", "0"
+                "(2 * sum(is_image(str(cell)) for cell in first) > len(first)) - (column.lower() in INDEX)", "0"
             ),
         },
         "check_not_several": {
@@ -402,9 +403,9 @@ CHANGES = {
         "MaskEncoding.check_names": {
             "masks of other classes are scored": replace("tuple(names) != self.classes[:len(names)]", "False"),
         },
-        "MaskEncoding.check_values": {
+        "MaskEncoding.warn_of_values": {
             "objects of 255 are ignored pixels": replace("len(found) == 2", "False"),
-            "masks without objects are rejected": replace("len(found) == 2", "True"),
+            "masks without objects give a warning": replace("len(found) == 2", "True"),
         },
         "named_classes": {
             "a mark at the head of classes.txt stays": drop_call("removeprefix"),

@@ -117,7 +117,7 @@ CHANGES = {
                 "full_copy(net)", "__import__('copy').deepcopy(net)"
             ),
             "networks keep their precision": replace("t.dtype not in _OTHER_PRECISIONS", "True"),
-            "autocast around a network is exported": replace("_FORWARD_OF_ACCELERATE in vars(net)", "False"),
+            "autocast around a network is exported": replace("FORWARD_OF_ACCELERATE in vars(net)", "False"),
         },
         "_routes": {
             "equal routes are written twice": drop_call("unique"),

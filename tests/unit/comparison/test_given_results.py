@@ -273,6 +273,10 @@ def test_rivals_of_a_comparison_are_judged_as_such(kept: Path) -> None:
         assert results["notes"] == [
             "rival of gct by multiply-adds has no finished runs: resnet20_wider:parameters=300000"
         ]
+    shutil.rmtree(kept / "runs/gct")
+    assert "verdict" not in variants(gw.judge(kept))[rival], (
+        "a rival of gates that have no runs is not one of the gates"
+    )
 
 
 def test_scores_that_are_not_defined_are_in_no_number(kept: Path) -> None:

@@ -384,6 +384,17 @@ def test_two_columns_that_name_other_images_are_an_error(tmp_path: Path, columns
     assert count(load_dataset(tmp_path, reading=Reading(image_column=columns.partition(",")[2]))) == 20
 
 
+def test_column_that_names_more_images_wins_over_a_usual_name(tmp_path: Path) -> None:
+    """Half of the ids were numbers of other images, so the other half was advised to be left out."""
+    write_pictures(tmp_path, [f"{n}.png" for n in range(10, 30)])
+    (tmp_path / "t.csv").write_text("id,photo,label\n" + "".join(f"{n},{n + 10},{n % 2}\n" for n in range(20)))
+    dataset = load_dataset(tmp_path)
+    assert dataset.division is not None
+    assert {name: label for name, label, _, _ in dataset.division.rows} == {
+        f"{n}.png": str(n % 2) for n in range(10, 30)
+    }
+
+
 @pytest.mark.parametrize(
     "names", [("golden retriever", "poodle"), ("red car", "red bus"), ("tench, Tinca", "goldfish")]
 )
