@@ -55,6 +55,7 @@ class GateContext:
 
     def set_all_open(self) -> None:
         """Multiply no maps in the next forward of the backbone."""
+        self.current.clear()
         self.current.factors = dict.fromkeys(range(len(self.sites)))
 
     def set_gates(self, gates: Tensor) -> None:

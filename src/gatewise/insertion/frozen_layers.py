@@ -111,7 +111,7 @@ def _return_to_layer(layer: nn.Module | None, name: str, record: Record) -> None
         record_of(layer).before.setdefault(name, any(record.before.values()))
 
 
-def _parameters(layer: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def _with_parametrisations(layer: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the parameters of a layer, those of its parametrisations under the name of the tensor."""
     yield from layer.named_parameters(recurse=False, remove_duplicate=False)
     if parametrize.is_parametrized(layer):
@@ -137,7 +137,7 @@ def flags_before(model: nn.Module) -> dict[int, bool]:
         id(parameter): before
         for layer in model.modules()
         if _RECORD in vars(layer)
-        for name, parameter in _parameters(layer)
+        for name, parameter in _with_parametrisations(layer)
         if (before := record_of(layer).flag(name)) is not None
     }
 
@@ -173,7 +173,7 @@ def thaw(model: nn.Module) -> None:
         if record is None:
             continue
         record.origin.thawed = True
-        for name, parameter in _parameters(layer):
+        for name, parameter in _with_parametrisations(layer):
             if (before := record.flag(name)) is not None:
                 parameter.requires_grad_(before)
         if isinstance(layer, KeepsStatistics):

@@ -668,7 +668,7 @@ CHANGES = {
         "Record.flag": {
             "renamed parameters stay frozen": replace("_RENAMED.sub('', known) == tensor", "False"),
         },
-        "_parameters": {
+        "_with_parametrisations": {
             "parametrised parameters stay frozen": replace("parametrize.is_parametrized(layer)", "False"),
         },
         "KeepsStatistics.train": {

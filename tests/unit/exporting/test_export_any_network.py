@@ -3,6 +3,7 @@
 import copy
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -269,6 +271,15 @@ def test_network_of_another_precision_is_exported_in_float32(dtype: torch.dtype,
     assert in_runtime(tmp_path / "net.onnx", IMAGES)[0] == pytest.approx(expected.detach(), abs=1e-4)
 
 
+@pytest.fixture
+def new_accelerator() -> Iterator[None]:
+    """Let the test choose the precision of the process, which the first Accelerator sets for all."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("new_accelerator")
 def test_network_prepared_for_mixed_precision_is_exported_in_float32(tmp_path: Path) -> None:
     net = gated().eval()
     expected = net(IMAGES).detach()
