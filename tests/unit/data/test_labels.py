@@ -109,6 +109,8 @@ def test_whole_numbers_written_as_fractions_are_the_same_classes(tmp_path: Path)
     table(tmp_path, "label", [*(f"{n % 2}.0" for n in range(8)), *["unknown"] * 4], "val.csv")
     assert load_dataset(tmp_path).classes == ("0", "1", "unknown")
     (tmp_path / "val.csv").unlink()
+    table(tmp_path, "label", ["1.0", "1.1", "beta"] * 4, "train.csv")
+    assert load_dataset(tmp_path / "train.csv").classes == ("1.0", "1.1", "beta")
     table(tmp_path, "label", ["1.0", "1.1"] * 4, "train.csv")
     with pytest.raises(DataError, match="Add --task regress for numbers"):
         load_dataset(tmp_path / "train.csv")
