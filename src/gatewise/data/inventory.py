@@ -4,7 +4,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -174,12 +174,11 @@ def take_inventory(source: DataSource) -> Inventory:
     Raises:
         DataError: the data set cannot be read at all.
     """
-    source = replace(source, loading="stream")
-    skipping = replace(source.reading, on_broken="skip")
+    source = replace(source, loading="stream", reading=replace(source.reading, on_broken="skip"))
     try:
-        dataset = replace(source, reading=_WithAnyBroken(**asdict(skipping))).load()
+        dataset = replace(source, reading=_WithAnyBroken.like(source.reading)).load()
     except errors.DataError:
-        replace(source, reading=skipping).load()  # if too many are broken, it says so instead
+        source.load()  # if too many are broken, it says so instead
         raise
     counts: dict[str, dict[str, int]] = {}
     if isinstance(dataset, Dataset) and dataset.labels != "number":

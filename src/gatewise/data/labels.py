@@ -138,7 +138,7 @@ class Interpreter:
             return _numbers(splits, self.delimiter or DELIMITERS[0], self.classes)
         cells = {name: _texts_of(split) for name, split in splits.items()}
         if not any(split.classes for split in splits.values()):
-            cells = _as_integers(cells, self.classes or [name.strip() for name in (self.class_names or "").split(",")])
+            cells = _as_integers(cells, self.classes or self._chosen or ())
         delimiter = self.delimiter or self._delimiter(splits, cells)
         names = {name: self._names(split, cells[name], delimiter) for name, split in splits.items()}
         classes = self._classes(where, splits, names)
@@ -147,6 +147,11 @@ class Interpreter:
             if not split.labels:
                 raise errors.DataError(f"{where}: {split.shown or name} has no image of {_classes_text(classes)}.")
         return found
+
+    @property
+    def _chosen(self) -> tuple[str, ...] | None:
+        """The names in `class_names`."""
+        return None if self.class_names is None else tuple(name.strip() for name in self.class_names.split(","))
 
     def _delimiter(self, splits: Mapping[str, LabelledSplit], cells: Mapping[str, list[tuple[str, ...]]]) -> str | None:
         """Return the text between several labels in one cell, of all splits alike; None if there is none."""
@@ -191,8 +196,7 @@ class Interpreter:
         if self.classes is not None and any(set(self.classes) & set(count) for count in counts.values()):
             return self.classes
         listed = _merged([split.classes for split in splits.values()]) or _ordered(set().union(*counts.values()))
-        if self.class_names is not None:
-            chosen = tuple(name.strip() for name in self.class_names.split(","))
+        if (chosen := self._chosen) is not None:
             for name in chosen:
                 _validation.check_one_of("class", name, listed)
             listed = chosen

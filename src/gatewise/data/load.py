@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -31,6 +31,7 @@ LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
 _MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at the start
 AnySource = TypeVar("AnySource", bound=Source)
+AnyPart = TypeVar("AnyPart")
 AnyImages = TypeVar("AnyImages", bound=Images | EncodedImages | SegmentationSplit)
 
 
@@ -144,10 +145,9 @@ def load_dataset(
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
         side = image_size or _side(location, divided, preferred_size)
-        encoded = {name: _images(location, split, labels, side, pixel_format) for name, split in divided.items()}
-        splits = _shared(divided, encoded)
-        decoded = {id(images): _decoded_if_small(images, loading) for images in splits.values()}
-        splits = {name: decoded[id(images)] for name, images in splits.items()}
+        splits = _of_each(
+            divided, lambda split: _decoded_if_small(_images(location, split, labels, side, pixel_format), loading)
+        )
         _check_streamed(location, splits)
     own = splits["train"]
     return Dataset(
@@ -205,9 +205,10 @@ def _side(location: Location, splits: Mapping[str, LabelledSplit], preferred: in
     return side
 
 
-def _shared(divided: Mapping[str, object], splits: dict[str, AnyImages]) -> dict[str, AnyImages]:
-    """Return the splits, one object where they are the same images."""
-    return {name: splits["train"] if divided[name] is divided["train"] else own for name, own in splits.items()}
+def _of_each(splits: Mapping[str, AnyPart], make: Callable[[AnyPart], AnyImages]) -> dict[str, AnyImages]:
+    """Return what `make` returns for each split, called once for splits that are the same images."""
+    made = {key: make(split) for key, split in {id(split): split for split in splits.values()}.items()}
+    return {name: made[id(split)] for name, split in splits.items()}
 
 
 def _check_streamed(location: Location, splits: Mapping[str, Images | EncodedImages]) -> None:
@@ -384,17 +385,17 @@ def load_pairs(
         location.say_ignored()
         division = division.with_labels(_masks_of_images(location, divided))
     pixel_format = pixel_format or _pixel_format(location, divided)
-    encoded = {
-        name: SegmentationSplit(
+
+    def pairs_of(split: MaskedSplit) -> SegmentationSplit:
+        pairs = SegmentationSplit(
             split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
         )
-        for name, split in divided.items()
-    }
-    splits = _shared(divided, encoded)
-    for pairs in {id(pairs): pairs for pairs in splits.values()}.values():
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
+        return pairs
+
+    splits = _of_each(divided, pairs_of)
     return SegmentationDataset(
         str(source),
         splits["train"],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from gatewise import errors
 from gatewise.core import _validation
@@ -79,6 +79,11 @@ class Reading:
         (['cat', 'dog'], [])
         """
         return [] if self.label_column is None else [name.strip() for name in self.label_column.split(",")]
+
+    @classmethod
+    def like(cls, other: "Reading", **changes: Any) -> Self:
+        """Return a reading of this class with the options of another, but for some changes."""
+        return cls(**{field.name: getattr(other, field.name) for field in dataclasses.fields(Reading)} | changes)
 
     @property
     def fractions(self) -> list[float]:

@@ -372,9 +372,8 @@ def _of_other_data(reading: Reading, classes: tuple[str, ...]) -> list[OtherRead
 
     How the training's data was divided says nothing of other data.
     """
-    options = {field.name: getattr(reading, field.name) for field in dataclasses.fields(Reading)}
     own = {"group": None, "validation_split": Reading.validation_split, "test_split": None, "data_root": None}
-    undivided = OtherReading(**{**options, **own}, classes=classes)
+    undivided = OtherReading.like(reading, **own, classes=classes)
     without = dataclasses.replace(undivided, image_column=None, label_column=None)
     return list(dict.fromkeys((undivided, without, dataclasses.replace(without, label_delimiter=None))))
 

@@ -289,7 +289,7 @@ CHANGES = {
     "data/inventory.py": {
         "take_inventory": {
             "a check stops at many broken images": replace("_WithAnyBroken", "Reading"),
-            "broken images are not named as the reason": remove("replace(source, reading=skipping).load()"),
+            "broken images are not named as the reason": remove("source.load()"),
         },
         "_pixel_counts": {"ignored pixels are not counted": replace("int(counts[IGNORED])", "0")},
         "Inventory._shares": {
@@ -368,10 +368,8 @@ CHANGES = {
         },
     },
     "data/load.py": {
-        "_shared": {
-            "images that stand for two splits are scored twice": replace(
-                "splits['train'] if divided[name] is divided['train'] else own", "own"
-            ),
+        "_of_each": {
+            "images that stand for two splits are scored twice": replace("made[id(split)]", "make(split)"),
         },
         "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
