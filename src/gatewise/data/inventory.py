@@ -174,11 +174,11 @@ def take_inventory(source: DataSource) -> Inventory:
     Raises:
         DataError: the data set cannot be read at all.
     """
-    source = replace(source, loading="stream", reading=replace(source.reading, on_broken="skip"))
+    skipping = replace(source, loading="stream", reading=replace(source.reading, on_broken="skip"))
     try:
-        dataset = replace(source, reading=_WithAnyBroken.like(source.reading)).load()
+        dataset = replace(skipping, reading=_WithAnyBroken.like(skipping.reading)).load()
     except errors.DataError:
-        source.load()  # if too many are broken, it says so instead
+        skipping.load()  # if too many are broken, it says so instead
         raise
     counts: dict[str, dict[str, int]] = {}
     if isinstance(dataset, Dataset) and dataset.labels != "number":
