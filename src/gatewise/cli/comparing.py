@@ -66,7 +66,7 @@ def compare(
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     rivals: str = "",
     corruptions: Annotated[bool, Parameter(negative="")] = False,
-    track: str = "tensorboard",
+    track: str | None = None,
     of_command: Annotated[CommandFlags, Parameter(name="*")] = CommandFlags(),
     json_output: Json = False,
 ) -> None:
@@ -105,7 +105,8 @@ def compare(
     corruptions
         Also score all networks on validation images with 15 common corruptions in five strengths.
     track
-        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them.
+        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them
+        [tensorboard].
     of_command
         Flags of a comparison of your own trainings.
     json_output
@@ -114,7 +115,7 @@ def compare(
     from gatewise.comparison import compare as compare_gates
     from gatewise.gates.spec import parse_gates_list
     from gatewise.training import Processes, Progress
-    from gatewise.training.trackers import parse_trackers
+    from gatewise.training.trackers import DEFAULT, parse_trackers
 
     if of_command.command is not None or of_command.score_from is not None:
         others = {
@@ -122,7 +123,7 @@ def compare(
             "--workers": workers is not None,
             "--rivals": bool(rivals),
             "--corruptions": corruptions,
-            "--track": track != "tensorboard",
+            "--track": track is not None,
         }
         unused = [*map(flag_of, given_flags(flags)), *(name for name, given in others.items() if given)]
         results = _compare_command(of_command, unused, gates.split(","), seeds, out, detect=detect, ray=ray)
@@ -140,7 +141,7 @@ def compare(
             detect=detect,
             rivals=[rivals] if rivals else [],
             corruptions=corruptions,
-            track=parse_trackers(track),
+            track=DEFAULT if track is None else parse_trackers(track),
         )
     if Processes().is_main:
         _print_comparison(results, out, json_output=json_output)

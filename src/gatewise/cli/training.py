@@ -1,7 +1,6 @@
 """The train command."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,10 +33,11 @@ def _with_gater(recipe: "Recipe", **options: Any) -> "Recipe":
 
 def worker_count(given: int | None) -> int:
     """Return the given number of worker processes, or one per processor."""
-    if given is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     from gatewise.core import _validation
+    from gatewise.training.distributed import usable_processors
 
+    if given is None:
+        return usable_processors()
     _validation.check_integer_at_least(0, workers=given)
     return given
 

@@ -58,9 +58,10 @@ from gatewise.training import (
     train,
 )
 from gatewise.training.constant_answer import constant_answer
+from gatewise.training.distributed import usable_processors
 from gatewise.training.first_facts import all_notes, first_facts
 from gatewise.training.results import processes_of
-from gatewise.training.trackers import DEFAULT
+from gatewise.training.trackers import DEFAULT, format_trackers
 
 _GATED = (Gate, GaterNet)
 
@@ -286,6 +287,8 @@ def _command(asked: _Asked, processes: int) -> str:
     given |= {} if asked.detect is None else {"detect": asked.detect}
     given |= {"corruptions": True} if asked.corruptions else {}
     given |= {"ray": asked.ray} if asked.ray else {}
+    given |= {} if asked.workers in {None, usable_processors()} else {"workers": asked.workers}
+    given |= {} if tuple(asked.track) == DEFAULT else {"track": format_trackers(asked.track)}
     flags = (
         (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
         for name, value in {**given, "out": asked.out}.items()

@@ -183,6 +183,11 @@ def _is_connection_error(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 
 
+def usable_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def of_all_processes(value: Tensor) -> Tensor:
     """Return the tensors of all processes, stacked by rank and detached: (...) -> (processes, ...)."""
     value = value.detach().contiguous()

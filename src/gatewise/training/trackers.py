@@ -39,6 +39,15 @@ def parse_trackers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def format_trackers(names: Sequence[str]) -> str:
+    """Return the text that `parse_trackers` parses to these names.
+
+    >>> format_trackers(["wandb", "mlflow"]), format_trackers([])
+    ('wandb,mlflow', 'none')
+    """
+    return ",".join(names) or NONE
+
+
 class Trackers:
     """Log the rows of a training to trackers other than TensorBoard, which has its own file (`tensorboard.py`).
 

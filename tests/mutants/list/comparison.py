@@ -159,6 +159,10 @@ CHANGES = {
             "newer results overwritten": remove("check_format_not_newer(asked.out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
+        "_command": {
+            "the command forgets the trackers": replace("tuple(asked.track) == DEFAULT", "True"),
+            "the command forgets the workers": replace("asked.workers in {None, usable_processors()}", "True"),
+        },
         "_Comparison.results": {
             "the answer does not know the constant answer": remove("if self.constant is not None: ..."),
         },

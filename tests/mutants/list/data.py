@@ -289,7 +289,7 @@ CHANGES = {
     "data/inventory.py": {
         "take_inventory": {
             "a check stops at many broken images": replace("_WithAnyBroken", "Reading"),
-            "broken images are not named as the reason": remove("source.load()"),
+            "broken images are not named as the reason": remove("skipping.load()"),
         },
         "_pixel_counts": {"ignored pixels are not counted": replace("int(counts[IGNORED])", "0")},
         "Inventory._shares": {

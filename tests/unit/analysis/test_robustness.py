@@ -68,7 +68,7 @@ def compared(original: Compared, few_digits: None, tmp_path: Path) -> Path:
 def test_comparison_on_corrupted_images(original: Compared) -> None:
     out, results, calls = original
     assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
-    assert shlex.split(results["training"]["command"])[-3:] == ["--corruptions", "--out", str(out)]
+    assert "--corruptions" in shlex.split(results["training"]["command"])
     rows = {variant["gates"]: variant["corruptions"] for variant in results["variants"]}
     for name, row in rows.items():
         assert list(row["scores"]) == list(CORRUPTIONS)

@@ -496,6 +496,7 @@ def test_compare_prints_its_results_as_json(here: Path, capsys: pytest.CaptureFi
     assert run(["compare", "--gates", "none,se", "--seeds", "1", *QUICK, "--out", "all", "--json"]) == 0
     results = json.loads(printed(capsys)[0])
     assert results == json.loads((here / "all/results.json").read_text())
+    assert not {"--workers", "--track"} & set(results["training"]["command"].split())  # both had their defaults
     assert [variant["gates"] for variant in results["variants"]] == ["none", "se"]
 
 

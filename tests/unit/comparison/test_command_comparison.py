@@ -157,7 +157,7 @@ def test_no_shell_interprets_the_command(tmp_path: Path) -> None:
         (["--command", "x", "--score-from", TOP1, "--rivals", "macs"], "--rivals is not for --command"),
         (["--command", "x", "--score-from", TOP1, "--corruptions"], "--corruptions is not for --command"),
         (["--command", "x", "--score-from", TOP1, "--workers", "0"], "--workers is not for --command"),
-        (["--command", "x", "--score-from", TOP1, "--track", "none"], "--track is not for --command"),
+        (["--command", "x", "--score-from", TOP1, "--track", "tensorboard"], "--track is not for --command"),
         (["--baseline", "se"], "--baseline is for --command"),
         (["--unit", "%"], "--unit is for --command"),
     ],

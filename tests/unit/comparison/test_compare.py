@@ -28,6 +28,7 @@ from gatewise.graph import place_names
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model, read_metrics, write_metrics
 from gatewise.training import Progress, Recipe, from_recipe
+from gatewise.training.trackers import parse_trackers
 from support.few_digits import QUICK, RECIPE, few_digits, few_rounds  # noqa: F401 - fixtures
 
 GATES = ["se", "none", "gc@stage_end"]
@@ -426,6 +427,18 @@ def test_network_with_gates_is_no_plain_baseline(few_digits: None, tmp_path: Pat
     assert not (tmp_path / "out" / "runs").exists()
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("trackers", ["none", "tensorboard,wandb"])
+def test_command_names_other_trackers(
+    few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackers: str
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    track = parse_trackers(trackers)
+    words = shlex.split(compare(QUICK, parse_gates_list("none"), 1, tmp_path, track=track)["training"]["command"])
+    assert words[words.index("--track") + 1] == trackers
+
+
 def test_results_say_what_was_trained(done: Comparison) -> None:
     training = done.results["training"]
     assert (training["images"], training["steps"], training["outputs"]) == (1437, 2 * 11, list("0123456789"))
@@ -438,6 +451,7 @@ def test_results_say_what_was_trained(done: Comparison) -> None:
         "--precision": "fp32",
         "--gates": ",".join(GATES),
         "--seeds": "2",
+        "--workers": "0",
         "--out": str(done.out),
     }
     page = (done.out / "report.html").read_text()
