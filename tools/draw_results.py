@@ -31,11 +31,12 @@ UNIT = "layer1.0"
 CURVES = {
     "digits": "digits/results.json",
     "cifar10-none-gct": "cifar10-none-gct/results.json",
-    "cifar10-four-gates": "cifar10-four-gates/results.json",
+    "cifar10-four-gates": "cifar10-four-gates/with_rivals.json",
     "cifar10-resnet18": "cifar10-resnet18/results.json",
     "computed-labels": "computed-labels/labels.json",
     "computed-edges": "computed-labels/edges.json",
 }
+LATE = ("digits", "cifar10-four-gates")  # also the second half of the epochs
 LATENCIES = ("digits", "digits-ablations", "cifar10-none-gct", "cifar10-four-gates")
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FORMS = {"dense": "all filters", "routes": "four routes of half the filters"}
@@ -45,7 +46,8 @@ def drawings() -> Iterator[tuple[str, Drawing]]:
     """Yield the name of each picture's file, without suffix, and the picture."""
     for name, file in CURVES.items():
         yield f"{name}-curves", draw_curves(_read(RESULTS / file))[0]
-    yield "digits-late-curves", draw_curves(_read(RESULTS / CURVES["digits"]))[1]
+    for name in LATE:
+        yield f"{name}-late-curves", draw_curves(_read(RESULTS / CURVES[name]))[1]
     for name in LATENCIES:
         yield f"{name}-latency", draw_costs(_read(RESULTS / name / "results.json"))[0]
     yield "skipping-share-open", draw_bench(_read(RESULTS / "cifar10-resnet18-gater/bench.json"))
