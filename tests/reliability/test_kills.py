@@ -15,6 +15,7 @@ import pytest
 
 from gatewise.__main__ import main
 from gatewise.cli import run as command
+from gatewise.core.stop_signals import stop_signals
 from gatewise.training import train
 from support.project import ROOT
 from support.small_runs import DATASET, RECIPE
@@ -91,7 +92,7 @@ def test_corrupt_files_are_detected(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_outside_training_is_one_line_saying_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
@@ -102,6 +103,7 @@ def test_signal_outside_training_is_one_line_saying_how_to_resume(
     own = {
         signal.SIGINT: signal.default_int_handler,  # a job in the background ignores it
         signal.SIGTERM: lambda *_: pytest.fail("SIGTERM was not taken"),
+        signal.SIGHUP: lambda *_: pytest.fail("SIGHUP was not taken"),
     }
     before = {one: signal.signal(one, handler) for one, handler in own.items()}
     try:
@@ -111,6 +113,16 @@ def test_signal_outside_training_is_one_line_saying_how_to_resume(
         for one, handler in before.items():
             signal.signal(one, handler)
     assert capsys.readouterr().err == "gatewise: interrupted; run the same command again with --resume to continue\n"
+
+
+def test_nohup_ignores_a_closed_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in stop_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert signal.SIGHUP in stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def end_and_be_signalled(number: signal.Signals) -> None:

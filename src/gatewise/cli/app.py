@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from gatewise import errors
+from gatewise.core.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from gatewise.analysis.table import Table
@@ -143,24 +144,25 @@ PageFile = Annotated[Path, Parameter(converter=_page_file)]
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM, which is handled like Ctrl-C."""
+    """Raised with the number of another signal than SIGINT, which is handled like Ctrl-C."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise Terminated
+    raise Terminated(number)
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    """Raise `Terminated` on SIGTERM; do nothing outside the main thread, where Python allows no signal handlers."""
+def _signals_as_ctrl_c() -> Generator[None]:
+    """Raise `Terminated` on SIGTERM and SIGHUP; do nothing outside the main thread, where Python allows no handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _terminate) for number in stop_signals() if number != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +174,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 for success, 1 for a failed training, 2 for invalid input, 128 + N after signal N.
     """
-    with _sigterm_as_ctrl_c():
+    with _signals_as_ctrl_c():
         return _run(arguments)
 
 
@@ -208,7 +210,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except errors.Interrupted as error:
         return _print_error(error, 128 + error.signal)
     except KeyboardInterrupt as error:
-        code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        code = 128 + (error.args[0] if isinstance(error, Terminated) else signal.SIGINT)
         command = next(iter(sys.argv[1:] if arguments is None else arguments))
         return _print_error(f"interrupted; run the same command again{_AFTER_INTERRUPTION.get(command, '')}", code)
     return 0

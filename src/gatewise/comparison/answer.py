@@ -9,7 +9,7 @@ from typing import Any
 
 from gatewise.comparison.given_score import score_of
 from gatewise.core.statistics import LEVEL
-from gatewise.core.wording import counted, is_warning
+from gatewise.core.wording import counted, is_warning, joined
 from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 from gatewise.training.first_facts import FEW_IMAGES, FEW_STEPS
@@ -35,6 +35,7 @@ def answer(results: Mapping[str, Any]) -> list[str]:
         *_on_test_images(score, baseline, chosen),
         *_costs(baseline, chosen, gates),
         *_missed_budgets(rows),
+        *_detect_not_reached(results, score, gates),
         *_still_open(results, score, undecided),
     ]
     found += _limits(results)
@@ -59,7 +60,7 @@ def _limits(results: Mapping[str, Any]) -> list[str]:
     limits = [f"few steps of training ({steps})"] if steps and steps < FEW_STEPS else []
     limits += [f"few validation images ({images})"] if images and images < FEW_IMAGES else []
     limits += [f"{counted(warnings, 'warning')} about the data (see Data in the report)"] if warnings else []
-    return [f"Bear in mind: {_list(limits)}."] if limits else []
+    return [f"Bear in mind: {joined(limits)}."] if limits else []
 
 
 def _beats(score: Score, row: Row, reached: float) -> bool:
@@ -105,7 +106,7 @@ def _use(results: Mapping[str, Any], score: Score, baseline: Row, gates: Sequenc
     also = [row["gates"] for row in better[1:]]
     return [
         f"Use {name}: its {score.title} is {shown}.",
-        *([f"{_list(also)} {'is' if len(also) == 1 else 'are'} better than {base}, too."] if also else []),
+        *([f"{joined(also)} {'is' if len(also) == 1 else 'are'} better than {base}, too."] if also else []),
         *_against_rivals(best),
     ]
 
@@ -117,7 +118,7 @@ def _against_rivals(best: Row) -> list[str]:
     open_question = {
         rival["gates"]: _COSTS[cost] for cost, rival in rivals.items() if rival["verdict"] == "no difference shown"
     }
-    sentences = [f"It also beats a network without gates that has as many {_list(beaten)}."] if beaten else []
+    sentences = [f"It also beats a network without gates that has as many {joined(beaten)}."] if beaten else []
     for name, cost in open_question.items():
         sentences.append(f"Whether it beats {name}, which has no gates and as many {cost}, was not shown.")
     return sentences
@@ -134,10 +135,10 @@ def _why_baseline(results: Mapping[str, Any], score: Score, base: str, gates: Se
             f"that of {base}, which may be luck."
         )
     if all(row["difference"]["p"] is None and not row["difference"]["mean"] for row in gates):
-        return f"Use {base}: {_list(names)} {_have(names)} the same {score.title} with every seed."
+        return f"Use {base}: {joined(names)} {_have(names)} the same {score.title} with every seed."
     if worse and len(worse) == len(gates):
-        return f"Use {base}: {_list(worse)} {'is' if len(worse) == 1 else 'are all'} worse."
-    rest = f"; {_list(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
+        return f"Use {base}: {joined(worse)} {'is' if len(worse) == 1 else 'are all'} worse."
+    rest = f"; {joined(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
     who = f"{names[0]} was not" if len(gates) == 1 else f"none of the {len(gates)} others was"
     if len(gates) == 1 and names[0] not in worse:
         who += f" shown to be better: its {score.title} is {_by(score, gates[0]['difference'])}"
@@ -228,6 +229,16 @@ def _missed_budgets(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
+def _detect_not_reached(results: Mapping[str, Any], score: Score, gates: Sequence[Row]) -> list[str]:
+    """Return that the spread between seeds is too large for the difference of --detect, if that is so."""
+    detect, seeds = results.get("detect"), results["seeds"]
+    limits = [row["detectable"]["points"] for row in gates if row["detectable"]["points"] is not None]
+    if detect is None or seeds < detect["most_seeds"] or not limits or max(limits) <= detect["points"]:
+        return []
+    wanted, most = f"{detect['points']:g}{score.points}", counted(seeds, "seed")
+    return [f"A difference of {wanted} (--detect) cannot be seen with {most}, the most that --seeds allows."]
+
+
 def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Row]) -> list[str]:
     """Return which differences would have been missed, and the command that would show smaller ones."""
     if not undecided:
@@ -235,13 +246,15 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
     if results["seeds"] == 1:
         return [f"Train at least 5 seeds{_command(results, 5)}"]
     tested = [row for row in undecided if row["detectable"]["points"] is not None]
-    names = _list([row["gates"] for row in tested or undecided])
+    names = joined([row["gates"] for row in tested or undecided])
+    if not tested and all(len(set(row[score.name]["values"])) == 1 for row in results["variants"]):
+        return [f"{names} cannot be tested: no score changes with the seed. Check that the trainings use it."]
     if not tested:
         return [f"{names} cannot be tested: the differences of all seeds are equal. Score more images."]
     limits = [f"{row['detectable']['points']:.2g}" for row in tested]
     equal = len(set(limits)) == 1
     difference = "a difference" if equal else "differences"
-    limit = _list(limits[:1] if equal else limits) + score.points
+    limit = joined(limits[:1] if equal else limits) + score.points
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
         missed = f"For {names}, {difference} below {limit} could have been missed"
@@ -251,7 +264,7 @@ def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Ro
                 f"{missed}; {size}{score.points} would take {many} seeds. Fewer suffice with more validation images."
             ]
         if seeds > results["seeds"]:
-            return [f"{missed}; to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"]
+            return [f"{missed}; to see {size}{score.points}, train {seeds} seeds{_command(results, seeds, size)}"]
     return [f"For {names}, {difference} of {limit} or more would have been seen with a probability of 80 %."]
 
 
@@ -261,19 +274,32 @@ def _most_seeds(rows: Sequence[Row], size: str) -> int | None:
     return None if None in seeds else max(seeds)
 
 
-def _command(results: Mapping[str, Any], seeds: int) -> str:
-    """Return ": " and the command of the comparison with more seeds, or "." if it is not known."""
+def _command(results: Mapping[str, Any], seeds: int, detect: str | None = None) -> str:
+    """Return ": " and the command of the comparison with more seeds, or "." if it is not known.
+
+    Args:
+        results: content of `results.json`.
+        seeds: number of seeds.
+        detect: the difference to detect, which replaces that of the command if it has one.
+    """
     command: str | None = results.get("training", {}).get("command")
     if command is None:
         return "."
-    words = shlex.split(command)
-    if "--seeds" in words:
-        words[words.index("--seeds") + 1] = str(seeds)
-    else:
-        words += ["--seeds", str(seeds)]
+    words, of_detect = shlex.split(command), results.get("detect")
+    if detect is not None and of_detect is not None:
+        words, seeds = _with_option(words, "--detect", detect), max(seeds, of_detect["most_seeds"])
+    words = _with_option(words, "--seeds", str(seeds))
     return f": {shlex.join(words)}"
 
 
-def _list(names: Sequence[str]) -> str:
-    """Return names joined by commas and "and"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+def _with_option(words: Sequence[str], option: str, value: str) -> list[str]:
+    """Return the words of a command with another value of an option.
+
+    >>> _with_option(["compare", "--seeds=3", "--unit", "%"], "--seeds", "5")
+    ['compare', '--seeds', '5', '--unit', '%']
+    """
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+    if option not in split:
+        return [*split, option, value]
+    place = split.index(option) + 1
+    return [*split[:place], value, *split[place + 1 :]]

@@ -1,6 +1,7 @@
 """Compare what any command trains: every label with every seed, resumable, on this machine or a Ray cluster."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from gatewise.comparison.script_runs import ScriptRun, check_command, output_of
 from gatewise.comparison.seeds import add_seeds
 from gatewise.core import _validation
 from gatewise.core.files import check_folder_writable, check_format_not_newer, held, write_json
-from gatewise.core.run_files import RESULTS, folder_name, run_folder
+from gatewise.core.run_files import METRICS, RESULTS, folder_name, run_folder
+from gatewise.core.wording import counted
 from gatewise.training import Progress
 
 Runs = Mapping[str, Sequence[Path]]
@@ -77,12 +79,19 @@ def compare_command(
     }
     for folder, script in scripts.items():
         script.is_finished(folder)  # raises if it is another command's
+    if trained := sorted(out.glob(f"runs/*/seed_*/{METRICS}")):
+        raise errors.InvalidValueError(
+            f"{out} contains runs of gatewise, such as {trained[0].parent}. Choose another --out."
+        )
     with held(out):
-        used, failed, scores = _train(runs, scripts, where, score, base, detect, ray, progress)
-        given = Given(score, {name: {str(seed): scores[folders[seed]] for seed in range(used)}
+        used, failed, found = _train(runs, scripts, where, score, base, detect, ray, progress)
+        given = Given(score, {name: {str(seed): found[folders[seed]] for seed in range(used)}
                               for name, folders in runs.items() if name not in failed})  # fmt: skip
         if base in failed or not given.scores:
             raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+        if where.which == "last":
+            of_used = [folder for name in given.scores for folder in runs[name][:used]]
+            given.notes += _empty_ends(where, of_used)
         given.details = {"failed": failed, "training": {"command": written_as} if written_as else {}}
         if detect is not None:
             given.details["detect"] = {"points": detect, "most_seeds": seeds}
@@ -124,8 +133,7 @@ def _train(
         for folder, script in todo.items():
             reason = reasons.get(folder) if ray is not False else _failure(script, folder, progress)
             if reason is None:
-                found[folder] = where.read(output_of(folder), higher_is_better=score.higher_is_better)
-                reason = None if math.isfinite(found[folder]) else f"{where.entry} is {found[folder]}"
+                reason = _read_score(where, folder, score, found)
             if reason is not None:
                 failed.setdefault(script.gate, f"seed {script.seed}: {reason}")
         return failed
@@ -150,3 +158,35 @@ def _failure(script: ScriptRun, folder: Path, progress: Progress) -> str | None:
         progress.say(f"{script.gate}, seed {script.seed} failed: {error}")
         return str(error)
     return None
+
+
+def _read_score(where: ScoreFile, folder: Path, score: GivenScore, found: dict[Path, float]) -> str | None:
+    """Read the score of a finished training into `found`, and return why it has none, or None.
+
+    Raises:
+        DataError: no training has a score so far, so --score-from may be wrong; or a score is no percentage.
+    """
+    try:
+        value = where.read(output_of(folder), higher_is_better=score.higher_is_better)
+    except errors.DataError as error:
+        reason = f"{error} To train it again, delete {folder}."
+        if not found:
+            raise errors.DataError(reason) from None
+        return reason
+    if not math.isfinite(value):
+        return f"{where.entry} is {value}"
+    score.check(value, str(folder))
+    found[folder] = value
+    return None
+
+
+def _empty_ends(where: ScoreFile, folders: Sequence[Path]) -> list[str]:
+    """Return a note for each training that has not as many empty rows at the end as most have."""
+    empty = {folder: where.empty_rows(output_of(folder)) for folder in folders}
+    usual = statistics.mode(empty.values())
+    return [
+        f"{folder.parent.name}/{folder.name} has {counted(rows, 'row')} without {where.entry} at the end, most "
+        f"trainings have {usual}; its score may be that of an earlier epoch"
+        for folder, rows in empty.items()
+        if rows != usual
+    ]

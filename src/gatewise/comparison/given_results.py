@@ -14,6 +14,7 @@ from gatewise.comparison.given_score import GivenScore
 from gatewise.comparison.rivals import RivalRows
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
+from gatewise.core.wording import joined
 from gatewise.training import Score
 from gatewise.training.tasks.base import Task
 
@@ -72,7 +73,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path, *, stoppe
     verdicts = judged(
         {name: scores[name] for name in (baseline, *rivals.gates)}, baseline, given.score, stopped=stopped
     )
-    of_rivals = rivals.entries(scores, given.score, stopped=stopped)
+    of_rivals = rivals.entries(scores, given.score, baseline, verdicts, stopped=stopped)
     rows = []
     for name, values in scores.items():
         row = {"gates": name, given.score.name: score_row(given.score, values, images.get(name))}
@@ -109,7 +110,7 @@ def _baseline(chosen: str | None, known: Mapping[str, Any], finished: Mapping[st
 
 
 def _shared_seeds(scores: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return the seeds that all variants have, and a note about each variant that has others."""
+    """Return the seeds that all variants have, and a note about those that some lack."""
     shared = [seed for seed in next(iter(scores.values())) if all(seed in of_seeds for of_seeds in scores.values())]
     if not shared:
         listed = "; ".join(f"{name} has {', '.join(of_seeds)}" for name, of_seeds in scores.items())
@@ -117,10 +118,14 @@ def _shared_seeds(scores: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], l
             f"no seed is there for all variants, and differences are between trainings of one seed: {listed}. Number "
             f"the trainings of each variant alike."
         )
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for seed in dict.fromkeys(seed for of_seeds in scores.values() for seed in of_seeds if seed not in shared):
+        names = tuple(name for name, of_seeds in scores.items() if seed not in of_seeds)
+        lacking.setdefault(names, []).append(seed)
     notes = [
-        f"seeds of {name} that others lack are left out: {', '.join(others)}"
-        for name, of_seeds in scores.items()
-        if (others := [seed for seed in of_seeds if seed not in shared])
+        f"left out: {'seed' if len(seeds) == 1 else 'seeds'} {joined(seeds)}, which {joined(names)} "
+        f"{'lacks' if len(names) == 1 else 'lack'}"
+        for names, seeds in lacking.items()
     ]
     return shared, notes
 

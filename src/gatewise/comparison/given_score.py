@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gatewise import errors
 from gatewise.training import Score, score_named
 from gatewise.training.tasks.base import decimal
 
@@ -39,6 +40,12 @@ class GivenScore(Score):
     @property
     def limits(self) -> tuple[float, float]:
         return (0.0, 100.0) if self.given_unit == PERCENT else super().limits
+
+    def check(self, value: float, where: str) -> None:
+        """Raise `DataError` if a number is outside of the limits."""
+        low, high = self.limits
+        if not low <= value <= high:
+            raise errors.DataError(f"{where}: expected a {self.title} from {low:g} to {high:g} %, got {value:g}.")
 
     def number(self, value: float, sign: str = "") -> str:
         if self.is_fraction or self.given_unit == PERCENT:

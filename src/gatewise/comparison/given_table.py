@@ -4,6 +4,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gatewise import errors
 from gatewise.comparison.given_results import Given
 from gatewise.comparison.given_score import NAME, PERCENT, GivenScore
 from gatewise.core import _validation
-from gatewise.data.table_files import read_table
+from gatewise.data.table_files import Table, read_table
 from gatewise.training.tasks.base import ACCURACY
 
 _TRUTH: dict[str, Any] = {"true": 1, "false": 0}
@@ -37,12 +38,12 @@ def of_table(file: Path, score: GivenScore) -> Given:
     by_image = "image" in table.columns
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for index in range(len(table)):
-        variant, seed, image = (str(table.columns[key][index]) if key in table.columns else "" for key in _KEYS)
+        variant, seed, image = (_name(table, key, index) for key in _KEYS)
         of_seed = found.setdefault(variant, {}).setdefault(seed, {})
         if image in of_seed:
             what = f"{variant}, seed {seed}" + (f", image {image}" if by_image else "")
             raise errors.DataError(f"{table.row(index)}: {what} is there twice. Keep one row for each.")
-        of_seed[image] = _number(table.row(index), column, table.columns[column][index], score.limits)
+        of_seed[image] = _number(table.row(index), score, table.columns[column][index])
     if not by_image:
         return Given(score, {name: {seed: of[""] for seed, of in of_seeds.items()} for name, of_seeds in found.items()})
     names, images = _same_images(file, found), {}
@@ -65,6 +66,16 @@ def of_table(file: Path, score: GivenScore) -> Given:
     return Given(score, scores, images)
 
 
+def _name(table: Table, key: str, index: int) -> str:
+    """Return the variant, seed or image of a row; "" without such a column. A seed of 1.0 is the seed 1."""
+    if key not in table.columns:
+        return ""
+    cell = table.columns[key][index]
+    if cell is None or cell == "":
+        raise errors.DataError(f"{table.row(index)}: the {key} is missing. Add it, or remove the row.")
+    return re.sub(r"\.0*$", "", str(cell)) if key == "seed" else str(cell)
+
+
 def _score_column(file: Path, columns: Sequence[str]) -> str:
     """Return the name of the column with the scores: score, or the only one that is left."""
     for key in _KEYS[:2]:
@@ -84,7 +95,7 @@ def _score_column(file: Path, columns: Sequence[str]) -> str:
     return others[0]
 
 
-def _number(where: str, column: str, cell: Any, limits: tuple[float, float]) -> float | None:
+def _number(where: str, score: GivenScore, cell: Any) -> float | None:
     """Return the number in a cell; None for an empty cell and NaN, which are trainings that failed."""
     if cell is None or cell == "":
         return None
@@ -92,13 +103,12 @@ def _number(where: str, column: str, cell: Any, limits: tuple[float, float]) -> 
         value = float(_TRUTH.get(str(cell).lower(), cell))
     except (TypeError, ValueError):
         raise errors.DataError(
-            f"{where}: expected a number as {column}, got {_validation.safe_repr(cell)}. Correct it, or leave the cell "
-            f"empty for a training that failed."
+            f"{where}: expected a number as {score.title}, got {_validation.safe_repr(cell)}. Correct it, or leave the "
+            f"cell empty for a training that failed."
         ) from None
     if not math.isfinite(value):
         return None
-    if not limits[0] <= value <= limits[1]:
-        raise errors.DataError(f"{where}: expected a {column} from {limits[0]:g} to {limits[1]:g} %, got {value:g}.")
+    score.check(value, where)
     return value
 
 

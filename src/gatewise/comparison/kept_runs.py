@@ -15,7 +15,8 @@ from gatewise.comparison.cluster import check_trained_alike
 from gatewise.comparison.given_results import Given
 from gatewise.comparison.rivals import COSTS, RIVALS, Rival, RivalRows, recorded_rivals
 from gatewise.comparison.verdicts import score_row
-from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, folder_name
+from gatewise.core.run_files import CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, folder_name
+from gatewise.core.wording import joined
 from gatewise.models.serialization import read_config, read_metrics, read_tensors
 from gatewise.training import Recipe, Score, score_named
 from gatewise.training.results import on_test_images, trained_as
@@ -55,14 +56,27 @@ def of_runs(folder: Path) -> Given:
     compared = {run: of for run, of in metrics.items() if str(_seed(run / METRICS)) in shared}
     for run, of in compared.items():
         row = given.rows.setdefault(names[run], {"parameters": of["parameters"], "curves": []})
-        row["curves"].append([epoch[f"validation_{given.score.name}"] for epoch in read_log(run)])
+        row["curves"].append(_curve(run, f"validation_{given.score.name}"))
     _add_tests(given, {run: (names[run], of) for run, of in compared.items()})
     given.notes += _differing_recipes(metrics)
+    if unfinished := [
+        run for run in sorted({log.parent for log in folder.rglob(f"seed_*/{LOG}")}) if run not in metrics
+    ]:
+        given.notes.append(f"left out, since they have no {METRICS}: {joined([str(run) for run in unfinished])}")
     records = {run: read_tensors(run / PREDICTIONS) if (run / PREDICTIONS).exists() else {} for run in names}
     alike = _check_same_images(names, records)
     _add_images(given, names, records, alike=alike)
     _add_rivals(given, chosen, plain)
     return given
+
+
+def _curve(run: Path, entry: str) -> list[float]:
+    """Return the values of an entry of the log, one for each epoch."""
+    rows = read_log(run)
+    for number, row in enumerate(rows, 1):
+        if entry not in row:
+            raise errors.DataError(f"{run / LOG}, line {number} has no {entry}. Restore the file, or remove the run.")
+    return [row[entry] for row in rows]
 
 
 def _seed(file: Path) -> int:

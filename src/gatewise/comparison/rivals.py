@@ -343,14 +343,20 @@ class RivalRows:
         return {name: costs for name, costs in found.items() if costs}
 
     def entries(
-        self, scores: Mapping[str, Sequence[float]], score: Score, *, stopped: bool = False
+        self,
+        scores: Mapping[str, Sequence[float]],
+        score: Score,
+        baseline: str,
+        verdicts: Mapping[str, Mapping[str, Any]],
+        *,
+        stopped: bool = False,
     ) -> dict[str, dict[str, Any]]:
         """Return what the row of each variant in `results.json` says about rivals; see `judge` for the arguments.
 
         Returns:
             By row, where there is one: "rival_of", and for gates "rivals" and "against_rivals".
         """
-        against = self.judge(scores, score, stopped=stopped)
+        against = self.judge(scores, score, baseline, verdicts, stopped=stopped)
         found: dict[str, dict[str, Any]] = {name: {} for name in scores}
         for name, entry in found.items():
             if rival_of := self.rival_of(name):
@@ -360,22 +366,32 @@ class RivalRows:
         return found
 
     def judge(
-        self, scores: Mapping[str, Sequence[float]], score: Score, *, stopped: bool = False
+        self,
+        scores: Mapping[str, Sequence[float]],
+        score: Score,
+        baseline: str,
+        verdicts: Mapping[str, Mapping[str, Any]],
+        *,
+        stopped: bool = False,
     ) -> dict[str, dict[str, Any]]:
         """Return whether each choice of gates beats its rivals: differences paired by seed, and verdicts.
 
-        All these tests are corrected together by Holm's method, apart from those against the plain network. A row that
-        is the rival for two kinds of cost is one test.
+        All these tests are corrected together by Holm's method, apart from those against the baseline, of which there
+        are verdicts already. A row that is the rival for two kinds of cost is one test.
 
         Args:
             scores: scores of each row by seed.
             score: the score.
+            baseline: row to which all gates are compared.
+            verdicts: what `judged` returns for this baseline.
             stopped: see `judged`.
 
         Returns:
             By choice of gates and kind of cost: "gates" (row of the rival), "difference", "p_holm" and "verdict".
         """
-        pairs = list(dict.fromkeys((name, row) for name, rows in self.of.items() for row in rows.values()))
+        pairs = list(
+            dict.fromkeys((name, row) for name, rows in self.of.items() for row in rows.values() if row != baseline)
+        )
         differences = [statistics.paired_difference(scores[name], scores[row]) for name, row in pairs]
         corrected = statistics.holm([difference.p for difference in differences])
         judged = {
@@ -388,6 +404,10 @@ class RivalRows:
                 ),
             }
             for pair, difference, p in zip(pairs, differences, corrected, strict=True)
+        }
+        shown = ("difference", "p_holm", "verdict")
+        judged |= {
+            (name, baseline): {"gates": baseline, **{key: of[key] for key in shown}} for name, of in verdicts.items()
         }
         return {name: {cost: judged[name, row] for cost, row in rows.items()} for name, rows in self.of.items()}
 

@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class ScoreFile:
             DataError: there is no such file, or several, or no such number in it.
         """
         file = self._file(folder)
-        values = [value for value in self._values(file) if value is not None and value != ""]
+        values = [value for value in self._values(file) if not _is_empty(value)]
         try:
             numbers = [float(value) for value in values]
         except (TypeError, ValueError):
@@ -68,11 +69,17 @@ class ScoreFile:
             raise errors.DataError(f"{file}: expected numbers as {self.entry}, got {shown}.") from None
         if not numbers:
             raise errors.DataError(f"{file} has no number as {self.entry}.")
+        if self.which == "last":
+            return numbers[-1]
         if any(map(math.isnan, numbers)):
             return math.nan
-        best = max if higher_is_better else min
-        choose: dict[str, Callable[[Sequence[float]], float]] = {"best": best, "max": max, "min": min}
-        return numbers[-1] if self.which == "last" else choose[self.which](numbers)
+        best: Callable[[Sequence[float]], float] = max if higher_is_better else min
+        return {"best": best, "max": max, "min": min}[self.which](numbers)
+
+    def empty_rows(self, folder: Path) -> int:
+        """Return how many rows without a number follow the last number; loggers write something else in such rows."""
+        values = self._values(self._file(folder))
+        return len(list(itertools.takewhile(_is_empty, reversed(values))))
 
     def _file(self, folder: Path) -> Path:
         named = folder / self.pattern
@@ -108,6 +115,10 @@ class ScoreFile:
                 there = _validation.listed(list(content)) if isinstance(content, dict) else "none"
                 raise errors.DataError(f"{file} has no entry {self.entry!r}: no {part!r} among {there}.") from None
         return content if isinstance(content, list) else [content]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == ""
 
 
 def _one_value(file: Path) -> Any:

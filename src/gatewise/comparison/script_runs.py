@@ -4,6 +4,7 @@
 written when it has succeeded. A command that was interrupted or failed starts again with an empty `output/`.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -71,14 +72,17 @@ class ScriptRun:
         Raises:
             TrainingError: the command cannot be started, or fails; the message has its last lines.
             UnsavedError: a file cannot be written.
-            Interrupted: SIGINT or SIGTERM was received; the command was stopped.
+            Interrupted: a signal was received; the command was stopped.
         """
         if self.is_finished(folder):
             return
         try:
-            shutil.rmtree(folder / _OUTPUT, ignore_errors=True)
-            (folder / _OUTPUT).mkdir(parents=True)
-            with (folder / _LOG).open("wb") as log:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / _LOG).open("ab") as log:
+                _hold(log.fileno(), folder)
+                log.truncate(0)
+                shutil.rmtree(folder / _OUTPUT, ignore_errors=True)
+                (folder / _OUTPUT).mkdir()
                 code = self._run(folder, log.fileno())
         except OSError as error:
             raise errors.UnsavedError(str(_validation.cannot_write(folder, error))) from error
@@ -112,21 +116,43 @@ class ScriptRun:
         return process.wait()
 
 
+def _hold(log: int, folder: Path) -> None:
+    """Lock an open log, which the command inherits: it holds the lock for as long as it runs, without us too.
+
+    Raises:
+        TrainingError: a command that was started before still runs.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise errors.TrainingError(
+            f"an earlier start of the command still runs in {folder}. Stop it, then run the same command again."
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Stop a process and those that it has started: ask them first."""
     if not hasattr(os, "killpg"):  # Windows: the process alone
         process.kill()
         process.wait()
         return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(_GRACE_S)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_GRACE_S)
+    except ProcessLookupError:
         return
+    except BaseException as error:  # too late, or a second signal
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
 
 
 def check_command(command: str, labels: list[str]) -> None:

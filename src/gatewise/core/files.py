@@ -303,9 +303,11 @@ def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read a JSON Lines file; raise `DataError` with the line number if a line is not valid JSON."""
+    """Read a JSON Lines file, without empty lines; raise `DataError` with the number of a line that is not valid."""
     rows = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
+        if not line.strip():
+            continue
         where = f"{path}, line {number}:"
         with as_data_error(where, "not valid JSON", "Restore the file.", of=(ValueError, RecursionError)):
             rows.append(json.loads(line))

@@ -1,6 +1,6 @@
 """Words of messages: numbers with nouns, and notes as lines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def counted(count: int, what: str) -> str:
@@ -11,6 +11,15 @@ def counted(count: int, what: str) -> str:
     """
     head, of, tail = what.partition(" of ")
     return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names joined by commas and "and".
+
+    >>> joined(["none", "gct", "se"]), joined(["se"])
+    ('none, gct and se', 'se')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def is_warning(note: str) -> bool:

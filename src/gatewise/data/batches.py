@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.stop_signals import stop_signals
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.band_image import BandImage
 from gatewise.data.broken import with_advice
@@ -214,7 +215,8 @@ def seed_generators(number: int) -> None:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(stop_signals()) - {signal.SIGTERM}:  # which are sent to all processes of a terminal
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

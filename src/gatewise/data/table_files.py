@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import posixpath
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -35,25 +36,23 @@ class Table:
     Attributes:
         file: where it was read from.
         columns: the cells of each column; an empty cell of text is "".
+        numbers: number of each row for error messages; in a CSV as in a spreadsheet, which also counts empty rows.
     """
 
     file: Path
     columns: dict[str, list[Any]]
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
     def row(self, index: int) -> str:
-        """Return the name of a row for error messages; that of a CSV is as in a spreadsheet, where 1 is the header."""
-        return f"{self._name}, row {index + self._first_row}"
+        """Return the name of a row for error messages."""
+        return f"{self._name}, row {self.numbers[index]}"
 
     @cached_property
     def _name(self) -> str:
         return self.file.name
-
-    @cached_property
-    def _first_row(self) -> int:
-        return 2 if self.file.suffix.lower() in _DELIMITERS else 1
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of a column; raise `InvalidValueError` if there is none of this name."""
@@ -70,46 +69,55 @@ def read_table(file: Path) -> Table:
     Raises:
         DataError: the file cannot be read, has no rows, or a row has another number of cells than the header.
     """
-    suffix = file.suffix.lower()
+    suffix, numbers = file.suffix.lower(), None
+    content = b"" if suffix == ".parquet" else read_bytes(file)
     if suffix == ".parquet":
         columns = _parquet(file)
-    elif suffix == ".jsonl" or (content := read_bytes(file)).lstrip().startswith(b"{"):
-        columns = _json_lines(file)
+    elif suffix == ".json" and content.lstrip().startswith(b"["):
+        columns = _of_objects(file, read_json(file))
+    elif suffix == ".jsonl" or content.lstrip().startswith(b"{"):
+        columns = _of_objects(file, read_json_lines(file))
     else:
-        columns = _separated(file, content, _DELIMITERS.get(suffix, ","))
-    table = Table(file, columns)
-    if not len(table):
-        raise errors.DataError(f"{file} has no rows; expected a row for each image.")
-    return table
+        columns, numbers = _separated(file, content, _DELIMITERS.get(suffix, ","))
+    count = len(next(iter(columns.values()), []))
+    if not count:
+        raise errors.DataError(f"{file} has no rows; expected a header and a row for each of what it lists.")
+    return Table(file, columns, numbers or range(1, count + 1))
 
 
-def _separated(file: Path, content: bytes, delimiters: str) -> dict[str, list[str]]:
+def _separated(file: Path, content: bytes, delimiters: str) -> tuple[dict[str, list[str]], list[int]]:
+    """Return the cells of each column, and the numbers of the rows."""
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with as_data_error(file, "is not UTF-8 text", 'Save it as UTF-8 (in Excel "CSV UTF-8").', of=UnicodeDecodeError):
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    delimiter = max(delimiters, key=text.partition("\n")[0].count)
+    if named := re.match(r"sep=(.)\r?\n", text):  # Excel reads the delimiter there
+        delimiter, text = named[1], text[named.end() :]
+    else:
+        delimiter = max(delimiters, key=text.lstrip("\r\n").partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     with as_data_error(file, "is no table", of=csv.Error):
-        rows = [[cell.strip() for cell in row] for row in reader]
-    if not rows:
-        return {}
-    header, *rows = rows
+        lines = [(number, [cell.strip() for cell in row]) for number, row in enumerate(reader, 1)]
+    lines = [(number, row) for number, row in lines if any(row)]
+    if not lines:
+        return {}, []
+    (_, header), *rows = lines
     if any(map(is_image, header)):
-        header, rows = [str(number) for number in range(1, len(header) + 1)], [header, *rows]
+        header, rows = [str(number) for number in range(1, len(header) + 1)], lines
     if len(set(header)) < len(header):
         raise errors.DataError(f"{file}: two columns have one name in {_validation.listed(header)}. Rename one.")
-    rows = [row for row in rows if any(row)]
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         if len(row) != len(header):
             raise errors.DataError(
                 f"{file.name}, row {number}: {len(row)} cells, the header has {len(header)}. Quote cells with "
                 f"{delimiter!r} in them."
             )
-    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+    numbers, cells = [number for number, _ in rows], zip(*(row for _, row in rows), strict=True)
+    return (dict(zip(header, map(list, cells), strict=True)), numbers) if rows else ({}, [])
 
 
-def _json_lines(file: Path) -> dict[str, list[Any]]:
-    rows = [row for row in read_json_lines(file) if row]
+def _of_objects(file: Path, rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return the columns of a list of JSON objects, a row each."""
+    rows = [row for row in rows if row]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise errors.DataError(f"{file.name}, row {number}: expected an object, got {_validation.safe_repr(row)}.")

@@ -1,4 +1,4 @@
-"""Graceful shutdown: on Ctrl-C or SIGTERM finish the current step, save a checkpoint, then exit."""
+"""Graceful shutdown: on Ctrl-C, SIGTERM or a closed terminal finish the current step, save a checkpoint, then exit."""
 
 import signal
 import threading
@@ -6,13 +6,14 @@ import time
 from types import FrameType
 from typing import Any, Self
 
+from gatewise.core.stop_signals import stop_signals
 from gatewise.errors import Interrupted as Interrupted
 
 _ECHO_S = 5.0
 
 
 class Interruption:
-    """Context manager that records the first SIGINT or SIGTERM; a second one has its usual effect.
+    """Context manager that records the first SIGINT, SIGTERM or SIGHUP; a second one has its usual effect.
 
     Outside the main thread it records nothing, since Python allows signal handlers only there.
 
@@ -31,7 +32,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -11,7 +11,7 @@ CHANGES = {
             "whole numbers rounded": replace("int(tokens[0].value)", "round(float(tokens[0].value))"),
         },
         "run": {
-            "SIGTERM ends without a message": replace("with _sigterm_as_ctrl_c():\n    ...", "..."),
+            "SIGTERM and SIGHUP end without a message": replace("with _signals_as_ctrl_c():\n    ...", "..."),
         },
         "_run": {
             "usage errors end in a traceback": replace("errors.GatewiseError", "errors.DataError"),

@@ -44,14 +44,16 @@ CHANGES = {
             "a mean above the constant answer is enough": replace("row['mean'] if end is None else end", "row['mean']"),
         },
         "_still_open": {
+            "seeds that change nothing are not mentioned": replace("len(set(row[score.name]['values'])) == 1", "False"),
             "all gates have the detectable difference of the first": replace("len(set(limits)) == 1", "True"),
             "thousands of seeds are advised": replace("seeds > _MOST_SEEDS", "False"),
         },
         "_command": {
-            "the command has the old number of seeds": replace(
-                "words[words.index('--seeds') + 1] = str(seeds)", "pass"
-            ),
+            "the command has the old number of seeds": replace("str(seeds)", "'3'"),
+            "the command detects what it has detected": replace("detect is not None", "False"),
         },
+        "_with_option": {"an option is given twice": replace("word.startswith(f'{option}=')", "False")},
+        "_detect_not_reached": {"a difference that is too small is not mentioned": replace("not limits", "True")},
     },
     "comparison/judging.py": {
         "_check_may_write": {
@@ -60,6 +62,7 @@ CHANGES = {
     },
     "comparison/given_results.py": {
         "_shared_seeds": {
+            "seeds are left out without their reason": replace("seed not in shared", "False"),
             "seeds paired by position": replace(
                 "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
             ),
@@ -76,11 +79,17 @@ CHANGES = {
             "rivals are compared as gates": replace("name not in networks", "True"),
         },
         "_check_same_images": {"runs of other images are paired": replace("there != found", "False")},
+        "_curve": {"a log without the score is a traceback": replace("entry not in row", "False")},
         "of_runs": {
+            "unfinished runs are not mentioned": replace("run not in metrics", "False"),
             "test scores of seeds that others lack": replace("str(_seed(run / METRICS)) in shared", "True"),
         },
     },
     "comparison/given_table.py": {
+        "_name": {
+            "a variant may have no name": remove("if cell is None or cell == '': ..."),
+            "seed 1.0 is another one than 1": replace("key == 'seed'", "False"),
+        },
         "_number": {"True is no number": replace("_TRUTH.get(str(cell).lower(), cell)", "cell")},
         "of_table": {
             "fewer errors are worse": replace("ACCURACY if score.higher_is_better else share", "ACCURACY"),
@@ -94,7 +103,22 @@ CHANGES = {
             "first of several score files": replace("len(files) != 1", "not files"),
             "a score file is not found where it is named": replace("named.is_file()", "False"),
         },
-        "ScoreFile.read": {"best is always the highest": replace("max if higher_is_better else min", "max")},
+        "ScoreFile.read": {
+            "best is always the highest": replace("max if higher_is_better else min", "max"),
+            "a number of an earlier epoch that is none fails a training": replace("self.which == 'last'", "False"),
+        },
+    },
+    "comparison/command_comparison.py": {
+        "compare_command": {
+            "a command replaces the results of a comparison": replace(
+                "sorted(out.glob(f'runs/*/seed_*/{METRICS}'))", "[]"
+            ),
+        },
+        "_read_score": {
+            "one training without a score ends a comparison": replace("not found", "True"),
+            "a score may be 7000 %": remove("score.check(value, str(folder))"),
+        },
+        "_empty_ends": {"the score of an earlier epoch is not told": replace("rows != usual", "False")},
     },
     "comparison/script_runs.py": {
         "ScriptRun.is_finished": {
@@ -104,7 +128,11 @@ CHANGES = {
             "output of an interrupted run is kept": remove("shutil.rmtree(folder / _OUTPUT, ignore_errors=True)"),
             "a failed command counts": remove("if code: ..."),
         },
-        "_stop": {"without process groups a command goes on": remove("process.kill()")},
+        "_hold": {"two commands write to one folder": remove("fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)")},
+        "_stop": {
+            "without process groups a command goes on": remove("process.kill()"),
+            "a second signal leaves a command alone": replace("BaseException", "subprocess.TimeoutExpired"),
+        },
     },
     "core/run_files.py": {
         "folder_name": {
@@ -192,6 +220,9 @@ CHANGES = {
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
         },
+        "add_corruptions": {
+            "corrupted images have a level of their own": replace("results['level']", "0.05"),
+        },
         "_row": {
             "work of the dense network compared": replace("_work(metrics)", "{}"),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
@@ -220,6 +251,7 @@ CHANGES = {
                 "[difference.p for difference in differences]",
             ),
             "gates judged against themselves": replace("scores[row]", "scores[name]"),
+            "the plain network as rival is tested twice": replace("row != baseline", "True"),
         },
         "missing_rivals": {"a GaterNet without rival is not mentioned": replace("'open_fraction' in v", "False")},
     },

@@ -311,6 +311,14 @@ CHANGES = {
         },
     },
     "data/table_files.py": {
+        "_separated": {
+            "empty rows shift the numbers of others": replace(
+                "lines = [(number, row) for number, row in lines if any(row)]",
+                "lines = list(enumerate((row for _, row in lines if any(row)), 1))",
+            ),
+            "a line with the delimiter is the header": replace("re.match('sep=(.)\\\\r?\\\\n', text)", "None"),
+        },
+        "read_table": {"a list of objects is no table": replace("suffix == '.json'", "False")},
         "_named_folder": {
             "the data of a recipe is looked for in the working folder": replace(
                 "Path(started_in, found)", "Path(found)"

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from gatewise.analysis import robustness
 from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
-from gatewise.comparison import compare
+from gatewise.comparison import compare, run_results
+from gatewise.comparison.rivals import RivalRows
 from gatewise.data.corruptions import CORRUPTIONS
 from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import parse_gates_list
-from gatewise.training import score_named
+from gatewise.training import Progress, score_named
 from gatewise.training.runs import Run
 from support.few_digits import QUICK, few_digits, few_rounds, first_digits  # noqa: F401 - fixtures
 
@@ -84,6 +85,22 @@ def test_comparison_on_corrupted_images(original: Compared) -> None:
     page = (out / "report.html").read_text()
     assert "Corrupted images" in page
     assert "elastic_transform (digital)" in page
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.05, "better"), (1e-6, "no difference shown")])
+def test_verdicts_use_the_level_of_the_comparison(monkeypatch: pytest.MonkeyPatch, level: float, verdict: str) -> None:
+    monkeypatch.setattr(run_results.Run, "open", lambda value: value)
+    monkeypatch.setattr(
+        run_results,
+        "score_corruptions",
+        lambda values, _: [
+            {"images": 9, "clean": value, "scores": {name: [value] * 5 for name in CORRUPTIONS}} for value in values
+        ],
+    )
+    runs: Any = {"none": [0.50, 0.51, 0.52], "se": [0.55, 0.565, 0.57]}
+    results: dict[str, Any] = {"baseline": "none", "level": level, "variants": [{"gates": name} for name in runs]}
+    run_results.add_corruptions(results, runs, RivalRows(list(runs), {}), score_named("accuracy"), Progress(quiet=True))
+    assert results["variants"][1]["corruptions"]["verdict"] == verdict
 
 
 @pytest.mark.extended

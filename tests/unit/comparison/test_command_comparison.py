@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from gatewise.cli import run as cli
 from gatewise.comparison import compare_command
 from gatewise.comparison.score_files import ScoreFile
+from gatewise.comparison.script_runs import ScriptRun
 from gatewise.errors import DataError, InvalidValueError, TrainingError
 
 # timm's train.py writes OUTPUT/DATE-MODEL-SIZE/summary.csv with a row for each epoch.
@@ -101,6 +103,80 @@ def test_failed_command_shows_its_last_lines_and_others_go_on(
         compare_command(command, ["broken", "none"], 2, tmp_path / "out", score_from=TOP1, baseline="broken")
 
 
+ANY = """
+import pathlib, sys
+label, seed, out = sys.argv[1:]
+rows = {rows}[label]
+if rows is not None:
+    lines = ["epoch,top1", *(f"{{epoch}},{{top1}}" for epoch, top1 in enumerate(rows))]
+    pathlib.Path(out, "s.csv").write_text("\\n".join(lines))
+"""
+
+
+def script(tmp_path: Path, rows: str) -> str:
+    """Return a command that writes scores of epochs, an expression of `seed`, by label; None writes no file."""
+    file = tmp_path / "any.py"
+    file.write_text(ANY.format(rows=rows).replace("sys.argv[1:]", "sys.argv[1:]; seed = int(seed)"))
+    return f"{shlex.join([sys.executable, str(file)])} {{gates}} {{seed}} {{out}}"
+
+
+def test_training_without_a_score_is_left_out(tmp_path: Path) -> None:
+    made = script(tmp_path, '{"a": [70 + seed], "b": None if seed == 1 else [71], "c": [72 + 2 * seed]}')
+    results = compare_command(made, ["a", "b", "c"], 3, tmp_path / "out", score_from="s.csv:top1")
+    assert [variant["gates"] for variant in results["variants"]] == ["a", "c"]
+    folder = tmp_path / "out/runs/b/seed_1"
+    assert "seed 1: " in results["failed"]["b"]
+    assert results["failed"]["b"].endswith(f"To train it again, delete {folder}.")
+    with pytest.raises(DataError, match=r"has no column 'top5'.*To train it again, delete .*a/seed_0"):
+        compare_command(made, ["a", "b", "c"], 3, tmp_path / "out", score_from="s.csv:top5")
+
+
+def test_score_of_an_earlier_epoch_is_said(tmp_path: Path) -> None:
+    made = script(tmp_path, '{"a": [50, 70 + seed], "b": [51, "" if seed == 1 else 72]}')
+    results = compare_command(made, ["a", "b"], 3, tmp_path / "out", score_from="s.csv:top1:last")
+    assert row(results, "b")["score"]["values"] == [72, 51, 72]
+    assert results["notes"] == [
+        "b/seed_1 has 1 row without top1 at the end, most trainings have 0; its score may be that of an earlier epoch"
+    ]
+    best = compare_command(made, ["a", "b"], 3, tmp_path / "out", score_from="s.csv:top1:best")
+    assert best["notes"] == []
+
+
+def test_last_score_counts_if_an_earlier_one_is_no_number(tmp_path: Path) -> None:
+    made = script(tmp_path, '{"a": ["nan", 70 + seed], "b": [50, 71]}')
+    results = compare_command(made, ["a", "b"], 2, tmp_path / "out", score_from="s.csv:top1:last")
+    assert row(results, "a")["score"]["values"] == [70, 71]
+
+
+def test_score_outside_of_percent_is_an_error(tmp_path: Path) -> None:
+    made = script(tmp_path, '{"a": [7000 + seed], "b": [7100]}')
+    with pytest.raises(DataError, match="expected a top1 from 0 to 100 %, got 7000"):
+        compare_command(made, ["a", "b"], 2, tmp_path / "out", score_from="s.csv:top1", unit="%")
+
+
+def test_runs_of_gatewise_are_not_mixed_with_a_command(command: str, tmp_path: Path) -> None:
+    run = tmp_path / "out/runs/none/seed_0"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text("{}")
+    with pytest.raises(InvalidValueError, match=r"out contains runs of gatewise.*none/seed_0\. Choose another --out"):
+        compare_command(command, ["none", "gct"], 2, tmp_path / "out", score_from=TOP1)
+    assert list(run.iterdir()) == [run / "metrics.json"]
+
+
+def test_advice_repeats_the_command_with_a_smaller_difference(tmp_path: Path) -> None:
+    made = script(tmp_path, '{"a": [70 + 3 * seed % 4], "b": [71 + seed % 2]}')
+    results = compare_command(
+        made, ["a", "b"], 3, tmp_path / "out", score_from="s.csv:top1", detect=0.9, unit="%",
+        written_as="gatewise compare --detect 0.9 --seeds=3 --out out",
+    )  # fmt: skip
+    assert results["seeds"] == 3
+    said = " ".join(results["summary"])
+    assert "A difference of 0.9 points (--detect) cannot be seen with 3 seeds, the most that --seeds allows." in said
+    found = re.search(r"train (\d+) seeds: (.*?) --out out", said)
+    assert found is not None
+    assert found[2] == f"gatewise compare --detect 0.5 --seeds {found[1]}"
+
+
 def test_seeds_are_added_until_the_difference_can_be_detected(command: str, tmp_path: Path) -> None:
     results = compare_command(command, ["none", "gct"], 3, tmp_path / "out", score_from=TOP1, detect=1000)
     assert results["detect"] == {"points": 1000, "most_seeds": 3}
@@ -169,20 +245,69 @@ def test_flags_that_do_not_go_together(
     assert error in capsys.readouterr().err
 
 
-def test_signal_stops_the_command_and_the_next_start_begins_anew(tmp_path: Path) -> None:
-    code = "import pathlib, sys, time; pathlib.Path(sys.argv[1], 'begun').touch(); time.sleep(60)"
-    command = f"{shlex.join([sys.executable, '-c', code])} {{out}} {{seed}}"
+TRAINED = """
+import sys
+from pathlib import Path
+from gatewise.comparison.script_runs import ScriptRun
+ScriptRun(sys.argv[1], "a", 0).train(Path(sys.argv[2]))
+"""
+
+
+class Started:
+    """A process of ours, and the command that it has started, which writes its own number and waits."""
+
+    def __init__(self, folder: Path, first: str = "") -> None:
+        code = f"import os, pathlib, signal, sys, time; {first}"
+        code += "pathlib.Path(sys.argv[1], 'pid').write_text(f'{os.getpid()}.'); time.sleep(120)"
+        self.command = f"{shlex.join([sys.executable, '-c', code])} {{out}} {{seed}}"
+        words = [sys.executable, "-c", TRAINED, self.command, str(folder)]
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        pid = folder / "output/pid"
+        while not pid.exists() or not pid.read_text().endswith("."):
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        self.pid = int(pid.read_text()[:-1])
+
+    def is_running(self) -> bool:
+        """Return whether the command runs; one that has ended may still be known to the system."""
+        state = Path(f"/proc/{self.pid}/stat")
+        return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_stops_the_command(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "runs/a/seed_0"
-    script = "import sys; from pathlib import Path; from gatewise.comparison.script_runs import ScriptRun; "
-    script += "ScriptRun(sys.argv[1], 'a', 0).train(Path(sys.argv[2]))"
-    process = subprocess.Popen([sys.executable, "-c", script, command, str(folder)], stderr=subprocess.PIPE, text=True)
-    while not (folder / "output/begun").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    started = Started(folder)
+    started.process.send_signal(number)
+    _, error = started.process.communicate(timeout=60)
     assert "Interrupted: stopped in a, seed 0; run the same command again" in error
+    assert not started.is_running()
     assert not (folder / "command.json").exists()
+
+
+def test_second_signal_kills_a_command_that_does_not_end(tmp_path: Path) -> None:
+    started = Started(tmp_path / "runs/a/seed_0", "signal.signal(signal.SIGTERM, signal.SIG_IGN); ")
+    while started.process.poll() is None:
+        started.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    started.process.communicate(timeout=60)
+    assert not started.is_running()
+
+
+def test_command_that_outlived_us_is_not_joined_by_a_second(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/a/seed_0"
+    started = Started(folder)
+    started.process.kill()
+    started.process.communicate(timeout=60)
+    assert started.is_running()
+    with pytest.raises(TrainingError, match=r"an earlier start of the command still runs in .*seed_0\. Stop it"):
+        ScriptRun(started.command, "a", 0).train(folder)
+    assert (folder / "output/pid").exists()
+    os.kill(started.pid, signal.SIGKILL)
+    while started.is_running():
+        time.sleep(0.05)
+    ScriptRun(f"{sys.executable} -c 0 {{out}} {{seed}}", "a", 0).train(folder)
+    assert (folder / "command.json").exists()
 
 
 def test_run_that_was_interrupted_starts_with_an_empty_folder(command: str, tmp_path: Path) -> None:
@@ -238,5 +363,5 @@ def test_score_file_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected one file s\.csv, found 2: a/s\.csv, b/s\.csv"):
         ScoreFile.parse("s.csv:top1").read(tmp_path, higher_is_better=True)
     assert ScoreFile.parse("a/s.csv:top1").read(tmp_path, higher_is_better=True) == 5
-    with pytest.raises(DataError, match="has no column 'top5'; its columns are epoch, top1"):
+    with pytest.raises(DataError, match=r"has no column 'top5'; its columns are epoch, top1"):
         ScoreFile.parse("a/s.csv:top5").read(tmp_path, higher_is_better=True)

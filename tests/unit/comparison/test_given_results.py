@@ -19,6 +19,7 @@ from gatewise.core.run_files import folder_name
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.models.serialization import write_metrics
 
+KEPT = Path(__file__).parents[3] / "docs/results/cifar10-four-gates"
 NONE, GCT = [90.0, 90.2, 89.9, 90.1], [91.1, 91.2, 91.0, 91.3]
 PLAIN = "variant,seed,top1\n" + "".join(
     f"{name},{seed},{value}\n" for name, values in (("none", NONE), ("gct", GCT)) for seed, value in enumerate(values)
@@ -52,6 +53,63 @@ def test_results_of_a_comparison_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"all contains a comparison\. Choose another --out"):
         gw.judge(table(tmp_path, PLAIN), out=tmp_path / "all")
     assert (tmp_path / "all/results.json").read_text() == "{}"
+
+
+def test_seeds_are_named_by_what_lacks_them(tmp_path: Path) -> None:
+    results = gw.judge(table(tmp_path, PLAIN + "se,0,91\nse,1.0,92\n"), unit="%")
+    assert results["seeds"] == 2
+    assert results["notes"] == ["left out: seeds 2 and 3, which se lacks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLAIN + ",4,91\n", "scores.csv, row 10: the variant is missing. Add it, or remove the row."),
+        (PLAIN + "gct,,91\n", "scores.csv, row 10: the seed is missing"),
+        (PLAIN + "\n\ngct,0,91\n", "scores.csv, row 12: gct, seed 0 is there twice"),
+        (PLAIN + "\n\ngct,9\n", "scores.csv, row 12: 2 cells, the header has 3"),
+        ("variant,seed,top1\n", "has no rows; expected a header"),
+    ],
+)
+def test_row_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        gw.judge(table(tmp_path, text))
+
+
+def test_tables_as_other_programs_write_them(tmp_path: Path) -> None:
+    expected = variants(gw.judge(table(tmp_path, PLAIN), baseline="none"))
+    objects = [dict(zip(("variant", "seed", "top1"), line.split(","), strict=True)) for line in PLAIN.split()[1:]]
+    for name, text in (
+        ("excel.csv", "sep=;\n" + PLAIN.replace(",", ";")),
+        ("blank.csv", "\n\n" + PLAIN),
+        ("blank.jsonl", "\n\n".join(map(json.dumps, objects)) + "\n\n"),
+        ("list.json", json.dumps(objects, indent=2)),
+        ("lines.json", "\n".join(map(json.dumps, objects))),
+    ):
+        assert variants(gw.judge(table(tmp_path, text, name), baseline="none")) == expected, name
+
+
+def test_seeds_that_change_nothing_are_said(tmp_path: Path) -> None:
+    same = "variant,seed,top1\n" + "".join(
+        f"{name},{seed},{90 + (name == 'gct')}\n" for name in ("none", "gct") for seed in range(3)
+    )
+    said = "gct cannot be tested: no score changes with the seed. Check that the trainings use it."
+    assert said in gw.judge(table(tmp_path, same), unit="%")["summary"]
+    shifted = PLAIN.partition("gct")[0] + "".join(f"gct,{seed},{value + 1}\n" for seed, value in enumerate(NONE))
+    summary = gw.judge(table(tmp_path, shifted.replace("90.2", "90.5").replace("91.2", "91.5")), unit="%")["summary"]
+    assert said not in summary
+
+
+def test_kept_runs_that_cannot_be_judged_are_named(tmp_path: Path) -> None:
+    kept = shutil.copytree(KEPT, tmp_path / "kept")
+    (kept / "runs/gc/seed_1/metrics.json").unlink()
+    notes = gw.judge(kept)["notes"]
+    assert f"left out, since they have no metrics.json: {kept}/runs/gc/seed_1" in notes
+    assert any(note.startswith("left out: seed 1, which gc lacks") for note in notes)
+    log = kept / "runs/se/seed_0/log.jsonl"
+    log.write_text(log.read_text().replace("validation_accuracy", "accuracy"))
+    with pytest.raises(DataError, match=r"se/seed_0/log\.jsonl, line 1 has no validation_accuracy"):
+        gw.judge(kept)
 
 
 def test_rows_may_come_in_any_order_and_format(tmp_path: Path) -> None:
@@ -145,7 +203,7 @@ def test_failed_trainings_and_missing_seeds_are_said(tmp_path: Path) -> None:
     results = gw.judge(table(tmp_path, text), unit="%")
     assert results["failed"] == {"se": "seed 1: no score"}
     assert list(variants(results)) == ["none", "gct"]
-    assert results["notes"] == ["seeds of none that others lack are left out: 7"]
+    assert results["notes"] == ["left out: seed 7, which gct lacks"]
     assert results["seeds"] == 4
     assert results["summary"][-1] == "se failed and is left out (seed 1: no score)."
 

@@ -14,6 +14,7 @@ from torch import nn
 import gatewise as gw
 from gatewise.comparison import compare, rivals, table
 from gatewise.comparison.rivals import RIVALS, Rival, RivalRows, choose_rivals, missing_rivals, parse_costs
+from gatewise.comparison.verdicts import judged
 from gatewise.core import statistics
 from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import parse_gates_list
@@ -139,23 +140,44 @@ def test_unknown_cost_is_an_error() -> None:
 
 
 def test_verdicts_against_rivals_are_a_family_of_their_own() -> None:
-    rows = RivalRows(["none", "gct", "se"], {"gct": {"macs": "none", "latency": "wide"}, "se": {"params": "none"}})
+    rows = RivalRows(["none", "gct", "se"], {"gct": {"macs": "small", "latency": "wide"}, "se": {"params": "small"}})
     scores = {
-        "none": [0.50, 0.51, 0.52, 0.50],
+        "none": [0.50, 0.51, 0.52, 0.51],
+        "small": [0.50, 0.51, 0.52, 0.50],
         "gct": [0.60, 0.61, 0.622, 0.60],
         "wide": [0.70, 0.71, 0.72, 0.703],
         "se": [0.50, 0.52, 0.51, 0.50],
     }
-    judged = rows.judge(scores, ACCURACY)
+    judged = rows.judge(scores, ACCURACY, "none", {})
     verdicts = [judged["gct"]["macs"], judged["gct"]["latency"], judged["se"]["params"]]
     assert [one["verdict"] for one in verdicts] == ["better", "worse", "no difference shown"]
     assert judged["gct"]["latency"]["difference"]["mean"] == pytest.approx(-0.10025)
     assert (
-        rows.judge(scores, dataclasses.replace(ACCURACY, higher_is_better=False))["gct"]["latency"]["verdict"]
+        rows.judge(scores, dataclasses.replace(ACCURACY, higher_is_better=False), "none", {})["gct"]["latency"][
+            "verdict"
+        ]
         == "better"
     )
     corrected = statistics.holm([one["difference"]["p"] for one in verdicts])
     assert [one["p_holm"] for one in verdicts] == pytest.approx(corrected)
+
+
+def test_plain_network_as_rival_has_one_verdict() -> None:
+    rows = RivalRows(["none", "se"], {"se": {"macs": "none", "params": "wide"}})
+    scores = {
+        "none": [0.50, 0.51, 0.52, 0.50],
+        "se": [0.504, 0.512, 0.528, 0.506],
+        "wide": [0.51, 0.50, 0.52, 0.51],
+    }
+    verdicts = judged({name: scores[name] for name in ("none", "se")}, "none", ACCURACY)
+    against = rows.judge(scores, ACCURACY, "none", verdicts)["se"]
+    assert statistics.holm([verdicts["se"]["p_holm"], against["params"]["p_holm"]])[0] > 0.05 > verdicts["se"]["p_holm"]
+    assert against["macs"] == {
+        "gates": "none",
+        **{key: verdicts["se"][key] for key in ("difference", "p_holm", "verdict")},
+    }
+    assert against["macs"]["verdict"] == "better"
+    assert against["params"]["p_holm"] == against["params"]["difference"]["p"]
 
 
 def test_rows_without_finished_trainings_are_no_rivals() -> None:
