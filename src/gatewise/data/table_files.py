@@ -81,7 +81,7 @@ def read_table(file: Path) -> Table:
         columns, numbers = _separated(file, content, _DELIMITERS.get(suffix, ","))
     count = len(next(iter(columns.values()), []))
     if not count:
-        raise errors.DataError(f"{file} has no rows; expected a header and a row for each of what it lists.")
+        raise errors.DataError(f"{file} has no rows; expected a header and at least one row.")
     return Table(file, columns, numbers or range(1, count + 1))
 
 

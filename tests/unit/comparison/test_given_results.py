@@ -68,7 +68,7 @@ def test_seeds_are_named_by_what_lacks_them(tmp_path: Path) -> None:
         (PLAIN + "gct,,91\n", "scores.csv, row 10: the seed is missing"),
         (PLAIN + "\n\ngct,0,91\n", "scores.csv, row 12: gct, seed 0 is there twice"),
         (PLAIN + "\n\ngct,9\n", "scores.csv, row 12: 2 cells, the header has 3"),
-        ("variant,seed,top1\n", "has no rows; expected a header"),
+        ("variant,seed,top1\n", "has no rows; expected a header and at least one row"),
     ],
 )
 def test_row_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
