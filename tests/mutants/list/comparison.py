@@ -118,7 +118,7 @@ CHANGES = {
             "one training without a score ends a comparison": replace("not found", "True"),
             "a score may be 7000 %": remove("score.check(value, str(folder))"),
         },
-        "_empty_ends": {"the score of an earlier epoch is not told": replace("rows != usual", "False")},
+        "_empty_ends": {"the score of an earlier epoch is not shown": replace("rows != usual", "False")},
     },
     "comparison/script_runs.py": {
         "ScriptRun.is_finished": {

@@ -258,7 +258,7 @@ class Started:
 
     def __init__(self, folder: Path, first: str = "") -> None:
         code = f"import os, pathlib, signal, sys, time; {first}"
-        code += "pathlib.Path(sys.argv[1], 'pid').write_text(f'{os.getpid()}.'); time.sleep(120)"
+        code += "pathlib.Path(sys.argv[1], 'pid').write_text(f'{os.getpid()}.'); time.sleep(20)"
         self.command = f"{shlex.join([sys.executable, '-c', code])} {{out}} {{seed}}"
         words = [sys.executable, "-c", TRAINED, self.command, str(folder)]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
