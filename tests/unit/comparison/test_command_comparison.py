@@ -246,9 +246,10 @@ def test_flags_that_do_not_go_together(
 
 
 TRAINED = """
-import sys
+import signal, sys
 from pathlib import Path
 from gatewise.comparison.script_runs import ScriptRun
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 ScriptRun(sys.argv[1], "a", 0).train(Path(sys.argv[2]))
 """
 
