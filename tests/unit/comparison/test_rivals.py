@@ -167,17 +167,16 @@ def test_plain_network_as_rival_has_one_verdict() -> None:
     scores = {
         "none": [0.50, 0.51, 0.52, 0.50],
         "se": [0.504, 0.512, 0.528, 0.506],
-        "wide": [0.51, 0.50, 0.52, 0.51],
+        "wide": [0.524, 0.533, 0.548, 0.526],
     }
     verdicts = judged({name: scores[name] for name in ("none", "se")}, "none", ACCURACY)
     against = rows.judge(scores, ACCURACY, "none", verdicts)["se"]
-    assert statistics.holm([verdicts["se"]["p_holm"], against["params"]["p_holm"]])[0] > 0.05 > verdicts["se"]["p_holm"]
     assert against["macs"] == {
         "gates": "none",
         **{key: verdicts["se"][key] for key in ("difference", "p_holm", "verdict")},
     }
     assert against["macs"]["verdict"] == "better"
-    assert against["params"]["p_holm"] == against["params"]["difference"]["p"]
+    assert against["params"]["p_holm"] == against["params"]["difference"]["p"] < verdicts["se"]["p_holm"]
 
 
 def test_rows_without_finished_trainings_are_no_rivals() -> None:
