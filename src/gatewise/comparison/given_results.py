@@ -73,7 +73,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path, *, stoppe
     verdicts = judged(
         {name: scores[name] for name in (baseline, *rivals.gates)}, baseline, given.score, stopped=stopped
     )
-    of_rivals = rivals.entries(scores, given.score, baseline, verdicts, stopped=stopped)
+    of_rivals = rivals.entries(scores, rivals.judge(scores, given.score, baseline, verdicts, stopped=stopped))
     rows = []
     for name, values in scores.items():
         row = {"gates": name, given.score.name: score_row(given.score, values, images.get(name))}

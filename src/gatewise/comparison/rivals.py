@@ -342,22 +342,17 @@ class RivalRows:
         found = {name: [cost for cost, rival in rows.items() if rival == row] for name, rows in self.of.items()}
         return {name: costs for name, costs in found.items() if costs}
 
-    def entries(
-        self,
-        scores: Mapping[str, Sequence[float]],
-        score: Score,
-        baseline: str,
-        verdicts: Mapping[str, Mapping[str, Any]],
-        *,
-        stopped: bool = False,
-    ) -> dict[str, dict[str, Any]]:
-        """Return what the row of each variant in `results.json` says about rivals; see `judge` for the arguments.
+    def entries(self, rows: Iterable[str], against: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what the row of each variant in `results.json` says about rivals.
+
+        Args:
+            rows: names of the rows.
+            against: what `judge` returns.
 
         Returns:
             By row, where there is one: "rival_of", and for gates "rivals" and "against_rivals".
         """
-        against = self.judge(scores, score, baseline, verdicts, stopped=stopped)
-        found: dict[str, dict[str, Any]] = {name: {} for name in scores}
+        found: dict[str, dict[str, Any]] = {name: {} for name in rows}
         for name, entry in found.items():
             if rival_of := self.rival_of(name):
                 entry["rival_of"] = rival_of

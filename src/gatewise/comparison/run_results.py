@@ -49,7 +49,7 @@ def results_of_runs(
     images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
     rivals = rivals.of_finished(runs)
     verdicts = judged({name: scores[name] for name in (baseline, *rivals.gates)}, baseline, task.score, stopped=stopped)
-    of_rivals = rivals.entries(scores, task.score, baseline, verdicts, stopped=stopped)
+    of_rivals = rivals.entries(scores, rivals.judge(scores, task.score, baseline, verdicts, stopped=stopped))
     costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
