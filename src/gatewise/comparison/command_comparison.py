@@ -1,9 +1,9 @@
 """Compare what any command trains: every label with every seed, resumable, on this machine or a Ray cluster."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from gatewise import errors
@@ -183,7 +183,7 @@ def _read_score(where: ScoreFile, folder: Path, score: GivenScore, found: dict[P
 def _empty_ends(where: ScoreFile, folders: Sequence[Path]) -> list[str]:
     """Return a note for each training that has not as many empty rows at the end as most have."""
     empty = {folder: where.empty_rows(output_of(folder)) for folder in folders}
-    usual = statistics.mode(empty.values())
+    usual = mode(empty.values())
     return [
         f"{folder.parent.name}/{folder.name} has {counted(rows, 'row')} without {where.entry} at the end, most "
         f"trainings have {usual}; its score may be that of an earlier epoch"

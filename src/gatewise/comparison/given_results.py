@@ -11,7 +11,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.comparison.answer import answer
 from gatewise.comparison.given_score import GivenScore
-from gatewise.comparison.rivals import RivalRows
+from gatewise.comparison.rival_rows import RivalRows
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
 from gatewise.core.wording import joined

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.comparison.cluster import check_trained_alike
 from gatewise.comparison.given_results import Given
-from gatewise.comparison.rivals import COSTS, RIVALS, Rival, RivalRows, recorded_rivals
+from gatewise.comparison.rival_rows import RivalRows
+from gatewise.comparison.rivals import COSTS, RIVALS, Rival, recorded_rivals
 from gatewise.comparison.verdicts import score_row
 from gatewise.core.run_files import CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, folder_name
 from gatewise.core.wording import joined
@@ -58,11 +59,7 @@ def of_runs(folder: Path) -> Given:
         row = given.rows.setdefault(names[run], {"parameters": of["parameters"], "curves": []})
         row["curves"].append(_curve(run, f"validation_{given.score.name}"))
     _add_tests(given, {run: (names[run], of) for run, of in compared.items()})
-    given.notes += _differing_recipes(metrics)
-    if unfinished := [
-        run for run in sorted({log.parent for log in folder.rglob(f"seed_*/{LOG}")}) if run not in metrics
-    ]:
-        given.notes.append(f"left out, since they have no {METRICS}: {joined([str(run) for run in unfinished])}")
+    given.notes += _differing_recipes(metrics) + _unfinished(folder, metrics)
     records = {run: read_tensors(run / PREDICTIONS) if (run / PREDICTIONS).exists() else {} for run in names}
     alike = _check_same_images(names, records)
     _add_images(given, names, records, alike=alike)
@@ -134,6 +131,12 @@ def _differing_recipes(runs: Mapping[Path, Any]) -> list[str]:
         and len({getattr(r, name) for r in recipes}) > 1
     ]
     return [f"warning: the runs differ in more than gates and seed: {', '.join(varying)}"] if varying else []
+
+
+def _unfinished(folder: Path, finished: Collection[Path]) -> list[str]:
+    """Return a note about the runs that have begun and are not finished."""
+    begun = sorted({log.parent for log in folder.rglob(f"seed_*/{LOG}")}.difference(finished))
+    return [f"left out, since they have no {METRICS}: {joined(list(map(str, begun)))}"] if begun else []
 
 
 def _check_same_images(runs: Mapping[Path, str], records: Mapping[Path, Mapping[str, Tensor]]) -> bool:

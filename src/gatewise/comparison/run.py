@@ -19,11 +19,10 @@ from gatewise.analysis.robustness import check_corruptible
 from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
+from gatewise.comparison.rival_rows import RivalRows, missing_rivals
 from gatewise.comparison.rivals import (
     Rival,
-    RivalRows,
     choose_rivals,
-    missing_rivals,
     of_rival,
     parse_costs,
     recorded_rivals,
@@ -282,16 +281,21 @@ def _command(asked: _Asked, processes: int) -> str:
         for field in dataclasses.fields(recipe)
         if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
     }
-    given |= {"gates": ",".join(asked.names), "seeds": asked.seeds}
-    given |= {"rivals": ",".join(asked.costs)} if asked.costs else {}
-    given |= {} if asked.detect is None else {"detect": asked.detect}
-    given |= {"corruptions": True} if asked.corruptions else {}
-    given |= {"ray": asked.ray} if asked.ray else {}
-    given |= {} if asked.workers in {None, usable_processors()} else {"workers": asked.workers}
-    given |= {} if tuple(asked.track) == DEFAULT else {"track": format_trackers(asked.track)}
+    given |= {
+        "gates": ",".join(asked.names),
+        "seeds": asked.seeds,
+        "rivals": ",".join(asked.costs) or None,
+        "detect": asked.detect,
+        "corruptions": asked.corruptions or None,
+        "ray": asked.ray or None,
+        "workers": None if asked.workers == usable_processors() else asked.workers,
+        "track": None if tuple(asked.track) == DEFAULT else format_trackers(asked.track),
+        "out": asked.out,
+    }
     flags = (
         (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
-        for name, value in {**given, "out": asked.out}.items()
+        for name, value in given.items()
+        if value is not None
     )
     launcher = [] if processes == 1 else ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m"]
     return shlex.join([*launcher, "gatewise", "compare", *(word for flag in flags for word in flag)])

@@ -11,7 +11,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.analysis.robustness import score_corruptions, summarised
 from gatewise.comparison.cluster import check_trained_alike
-from gatewise.comparison.rivals import RivalRows
+from gatewise.comparison.rival_rows import RivalRows
 from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import statistics
 from gatewise.core.run_files import PREDICTIONS

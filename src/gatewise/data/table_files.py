@@ -70,13 +70,12 @@ def read_table(file: Path) -> Table:
         DataError: the file cannot be read, has no rows, or a row has another number of cells than the header.
     """
     suffix, numbers = file.suffix.lower(), None
-    content = b"" if suffix == ".parquet" else read_bytes(file)
     if suffix == ".parquet":
         columns = _parquet(file)
+    elif suffix == ".jsonl" or (content := read_bytes(file)).lstrip().startswith(b"{"):
+        columns = _of_objects(file, read_json_lines(file))
     elif suffix == ".json" and content.lstrip().startswith(b"["):
         columns = _of_objects(file, read_json(file))
-    elif suffix == ".jsonl" or content.lstrip().startswith(b"{"):
-        columns = _of_objects(file, read_json_lines(file))
     else:
         columns, numbers = _separated(file, content, _DELIMITERS.get(suffix, ","))
     count = len(next(iter(columns.values()), []))

@@ -79,9 +79,9 @@ CHANGES = {
             "rivals are compared as gates": replace("name not in networks", "True"),
         },
         "_check_same_images": {"runs of other images are paired": replace("there != found", "False")},
+        "_unfinished": {"unfinished runs are not mentioned": replace("folder.rglob(f'seed_*/{LOG}')", "()")},
         "_curve": {"a log without the score is a traceback": replace("entry not in row", "False")},
         "of_runs": {
-            "unfinished runs are not mentioned": replace("run not in metrics", "False"),
             "test scores of seeds that others lack": replace("str(_seed(run / METRICS)) in shared", "True"),
         },
     },
@@ -189,7 +189,7 @@ CHANGES = {
         },
         "_command": {
             "the command forgets the trackers": replace("tuple(asked.track) == DEFAULT", "True"),
-            "the command forgets the workers": replace("asked.workers in {None, usable_processors()}", "True"),
+            "the command forgets the workers": replace("asked.workers == usable_processors()", "True"),
         },
         "_Comparison.results": {
             "the answer does not know the constant answer": remove("if self.constant is not None: ..."),
@@ -244,6 +244,8 @@ CHANGES = {
         "_Costing._same_cost": {"each rival is another network": replace("distance <= _SAME", "distance < 0")},
         "_Costing._of_new_width": {"a rival of any cost": replace("abs(best[1] / target - 1) > _FARTHEST", "False")},
         "_macs": {"a rival of the network with all filters": replace("float(net.budget)", "1.0")},
+    },
+    "comparison/rival_rows.py": {
         "RivalRows.of_finished": {"a failed rival is judged": replace("row in finished", "True")},
         "RivalRows.judge": {
             "rivals judged without correction": replace(

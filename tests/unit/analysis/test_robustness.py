@@ -14,7 +14,7 @@ from torch import Tensor
 from gatewise.analysis import robustness
 from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
 from gatewise.comparison import compare, run_results
-from gatewise.comparison.rivals import RivalRows
+from gatewise.comparison.rival_rows import RivalRows
 from gatewise.data.corruptions import CORRUPTIONS
 from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import parse_gates_list
@@ -69,7 +69,8 @@ def compared(original: Compared, few_digits: None, tmp_path: Path) -> Path:
 def test_comparison_on_corrupted_images(original: Compared) -> None:
     out, results, calls = original
     assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
-    assert "--corruptions" in shlex.split(results["training"]["command"])
+    expected = ["--corruptions", "--workers", "0", "--out", str(out)]
+    assert shlex.split(results["training"]["command"])[-5:] == expected
     rows = {variant["gates"]: variant["corruptions"] for variant in results["variants"]}
     for name, row in rows.items():
         assert list(row["scores"]) == list(CORRUPTIONS)

@@ -13,7 +13,8 @@ from torch import nn
 
 import gatewise as gw
 from gatewise.comparison import compare, rivals, table
-from gatewise.comparison.rivals import RIVALS, Rival, RivalRows, choose_rivals, missing_rivals, parse_costs
+from gatewise.comparison.rival_rows import RivalRows, missing_rivals
+from gatewise.comparison.rivals import RIVALS, Rival, choose_rivals, parse_costs
 from gatewise.comparison.verdicts import judged
 from gatewise.core import statistics
 from gatewise.errors import InvalidValueError
